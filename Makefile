@@ -1,0 +1,52 @@
+# kiosk: two commands do all the set-up on a fresh Debian 12: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+export DEBIAN_FRONTEND := noninteractive
+APT := python3-venv ca-certificates binutils cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools \
+       ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd-boot-efi tar xz-utils zstd
+
+.PHONY: help demo test test-fast check apt clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, boot, contextualize
+	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
+	$(SUDO) $(VENV)/bin/kiosk demo
+
+test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
+	@echo "==> All tests: builds a real image and boots real VMs (20 minutes at the most; $(VENV)/bin/pytest by hand)"
+	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest --durations=10
+
+test-fast: $(VENV)/ready ## The tests that need no image and no VM (under two minutes)
+	@$(SUDO) $(VENV)/bin/python -m pytest -m "not slow"
+
+check: $(VENV)/ready ## Style, types, and the direction of imports
+	@echo "==> ruff, mypy, import-linter"
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check -q . && $(VENV)/bin/mypy && \
+	 $(VENV)/bin/lint-imports --no-cache | tail -n 6
+
+apt:
+	@missing=$$(for p in $(APT); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "==> Installing Debian packages:" $$missing; \
+	  $(if $(SUDO),echo "    (with sudo)";) \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends $$missing \
+	    -o Dpkg::Progress-Fancy=0 -o Dpkg::Use-Pty=0 >$(or $(TMPDIR),/tmp)/kiosk-apt.log 2>&1 || \
+	    { tail -n 20 $(or $(TMPDIR),/tmp)/kiosk-apt.log >&2; exit 1; }; \
+	fi
+	@if [ -d /dev/shm ] && [ "$$(stat -c %a /dev/shm)" != 1777 ]; then \
+	  echo "==> Opening /dev/shm to all users, as Debian has it: Squid shares memory there"; \
+	  $(SUDO) chmod 1777 /dev/shm; \
+	fi
+
+$(VENV)/ready: pyproject.toml | apt
+	@echo "==> Making the virtual environment $(VENV) with kiosk and what it needs (pip)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean: ## Remove the virtual environment and the demo's and the tests' folders
+	$(SUDO) rm -rf --one-file-system $(VENV) /var/tmp/kiosk-demo /var/tmp/kiosk-test

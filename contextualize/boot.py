@@ -1,0 +1,75 @@
+"""The stages in order, and what happens when one of them refuses: the machine specified, or no machine.
+
+Ends with status 0 only when every stage has succeeded and the hypervisor was told so. With any other
+status systemd never reaches kiosk-ready.target and powers the machine off (kiosk-contextualize.service).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Dict, Iterator
+
+from contextualize.errors import Refused
+from contextualize.machine import Machine
+from contextualize.stages import apply, attest, context, identity, layers, scratch, verify
+from contextualize.stages.report import Reporter
+
+
+class Progress:
+    """Which stage is running, and how long those before it took."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.stage = "start"
+        self.seconds: Dict[str, float] = {}
+        self._reporter = reporter
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self.stage = stage
+        self._reporter.booting(stage)
+        print(f"{stage} ...", flush=True)
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - start
+        print(f"{stage} took {self.seconds[stage]:.2f} s", flush=True)
+
+
+def boot(machine: Machine, reporter: Reporter) -> int:
+    """Goes through the stages; 0 when the machine is ready, 1 when it must not live."""
+    stage = Progress(reporter)
+    try:
+        _stages(machine, reporter, stage)
+    except Refused as e:
+        print(f"failed in {stage.stage}: {e.reason}", flush=True)
+        reporter.failed(stage.stage, e.reason)
+        return 1
+    except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
+        reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
+        raise
+    return 0
+
+
+def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
+    with stage("context"):
+        found = context.run(machine)
+    with stage("identity"):
+        identity.run(machine, found.context)
+    with stage("verify"):
+        verified = verify.run(machine, found.context)
+        context.release(machine)
+    with stage("layers"):
+        layers.run(machine, verified.layers)
+    with stage("apply"):
+        services = apply.run(machine, verified.layers)
+    if found.context.scratch:
+        with stage("scratch"):
+            scratch.run(machine, found.context.scratch)
+    with stage("attest"):
+        if found.context.lifetime is not None:
+            left = max(1, round(found.context.lifetime - machine.uptime()))
+            machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
+        attestation = attest.run(machine, found, verified, stage.seconds)
+        apply.start(machine, services)
+    stage.stage = "report"
+    reporter.ready(attestation)

@@ -1,0 +1,290 @@
+"""Documents from outside, read strictly: every field has a type, a pattern and a bound, or it is refused.
+
+Covers the context document, the image's own identity and policy, and those parts of signed manifests that
+the guest acts upon. JSON is read with duplicate keys, NaN, and deep nesting refused; a document that is
+read holds nothing that was not checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, List, NoReturn, Optional, Tuple
+
+from contextualize.errors import Refused
+
+LIMIT = 1 << 20
+DEPTH = 12
+NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
+VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
+DIGEST = r"sha256:[0-9a-f]{64}"
+UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+HOSTNAME = rf"(?=.{{1,253}}\Z){HOST_LABEL}(?:\.{HOST_LABEL})*"
+SERIAL = r"[A-Za-z0-9][A-Za-z0-9_-]{0,19}"
+"""A virtio disk's serial: virtio carries 20 bytes."""
+GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
+
+
+class Fields:
+    """The fields of one JSON object. Each must be taken once; `end` refuses what nobody took."""
+
+    def __init__(self, value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise Refused(f"{where}: not a JSON object")
+        self._left: Dict[str, Any] = dict(value)
+        self.where = where
+
+    def fault(self, key: str, what: str) -> NoReturn:
+        """Refuses the document because of one of its keys."""
+        raise Refused(f"{self.where}: {key}: {what}")
+
+    def _take(self, key: str) -> Any:
+        if key not in self._left:
+            self.fault(key, "missing")
+        return self._left.pop(key)
+
+    def has(self, key: str) -> bool:
+        """Whether a key is there that was not taken yet."""
+        return key in self._left
+
+    def text(self, key: str, pattern: str) -> str:
+        """A string that matches `pattern` as a whole."""
+        value = self._take(key)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            self.fault(key, f"{value!r:.80} is not valid")
+        return value
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """A whole number from `low` to `high`."""
+        value = self._take(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.fault(key, f"{value!r:.80} is not a whole number from {low} to {high}")
+        return value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """True or false; `default` where it is not there."""
+        value = self._take(key) if self.has(key) else default
+        if not isinstance(value, bool):
+            self.fault(key, "not true or false")
+        return value
+
+    def fields(self, key: str) -> Fields:
+        """An object inside this one."""
+        return Fields(self._take(key), f"{self.where}: {key}")
+
+    def items(self, key: str, most: int) -> List[Any]:
+        """A list of at most `most` values; empty where it is not there."""
+        value = self._take(key) if self.has(key) else []
+        if not isinstance(value, list) or len(value) > most:
+            self.fault(key, f"not a list of at most {most}")
+        return value
+
+    def texts(self, key: str, pattern: str, most: int) -> Tuple[str, ...]:
+        """A list of strings that match `pattern`."""
+        values = self.items(key, most)
+        for value in values:
+            if not isinstance(value, str) or not re.fullmatch(pattern, value):
+                self.fault(key, f"{value!r:.80} is not valid")
+        return tuple(values)
+
+    def pairs(self, key: str, name: str, value: str, most: int) -> Dict[str, str]:
+        """An object from strings to strings, both of a pattern; empty where it is not there."""
+        found = self._take(key) if self.has(key) else {}
+        if not isinstance(found, dict) or len(found) > most:
+            self.fault(key, f"not an object of at most {most}")
+        for k, v in found.items():
+            if not re.fullmatch(name, k):
+                self.fault(key, f"the name {k!r:.80} is not valid")
+            if not isinstance(v, str) or not re.fullmatch(value, v):
+                self.fault(f"{key}.{k}", f"{v!r:.80} is not valid")
+        return found
+
+    def schema(self, expected: str) -> None:
+        """Refuses a document of another schema."""
+        value = self._take("schema")
+        if value != expected:
+            self.fault("schema", f"is {value!r:.60}, not {expected}")
+
+    def end(self) -> None:
+        """Refuses keys that nobody asked for: what can't be honoured must not be passed over."""
+        if self._left:
+            self.fault(repr(min(self._left))[:60], "unknown key")
+
+
+def read(data: bytes, where: str, limit: int = LIMIT) -> Fields:
+    """Reads a JSON object of at most `limit` bytes."""
+    if len(data) > limit:
+        raise Refused(f"{where}: larger than {limit} bytes")
+
+    def unique(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise Refused(f"{where}: a key stands twice in one object")
+        return found
+
+    def constant(name: str) -> NoReturn:
+        raise Refused(f"{where}: {name} is not JSON")
+
+    try:
+        text = data.decode("utf-8")
+        if _depth(text) > DEPTH:
+            raise Refused(f"{where}: nested more than {DEPTH} deep")
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as e:
+        raise Refused(f"{where}: not valid JSON: {e!s:.100}") from None
+    return Fields(value, where)
+
+
+def _depth(text: str) -> int:
+    """An upper bound of the nesting (brackets inside strings count as well, which only makes it stricter)."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+@dataclass(frozen=True)
+class LayerName:
+    """A layer's name. Prefix, role and target follow from it alone, whatever its manifest says."""
+
+    kind: str
+    owner: str
+    name: str
+
+    PATTERN = rf"(?:site|experiment)/{NAME}/{NAME}"
+
+    @classmethod
+    def parse(cls, text: str) -> LayerName:
+        """Reads KIND/OWNER/NAME; the text must match PATTERN."""
+        if not re.fullmatch(cls.PATTERN, text):
+            raise Refused(f"{text!r:.80} is not the name of a layer")
+        return cls(*text.split("/"))
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.owner}/{self.name}"
+
+    @property
+    def prefix(self) -> str:
+        """The one folder that the layer may fill."""
+        return "/opt/site" if self.kind == "site" else f"/opt/experiment/{self.owner}"
+
+    @property
+    def role(self) -> str:
+        """The delegated role whose key must have signed it."""
+        return f"{self.kind}-{self.owner}"
+
+    def target(self, version: str) -> str:
+        """Where a version's manifest stands in the repository."""
+        return f"layers/{self}/{version}.json"
+
+
+@dataclass(frozen=True)
+class LayerUse:
+    """A layer that the context asks for, and the disk that should hold it."""
+
+    name: LayerName
+    version: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The scratch disk, by serial, and where it is mounted."""
+
+    device: str
+    mount: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What this machine is told at boot."""
+
+    node_id: str
+    node_name: str
+    image: str
+    version: str
+    layers: Tuple[LayerUse, ...]
+    scratch: Optional[Scratch]
+    lifetime: Optional[int]
+
+
+def context(data: bytes) -> Context:
+    """Reads a context document (schema kiosk.context/1)."""
+    f = read(data, "context", 64 * 1024)
+    f.schema("kiosk.context/1")
+    node, image = f.fields("node"), f.fields("image")
+    found = Context(
+        node_id=node.text("id", UUID),
+        node_name=node.text("name", HOSTNAME),
+        image=image.text("name", NAME),
+        version=image.text("version", VERSION),
+        layers=tuple(_layer_use(item, i) for i, item in enumerate(f.items("layers", 16))),
+        scratch=_scratch(f.fields("scratch")) if f.has("scratch") else None,
+        lifetime=f.integer("lifetime", 60, 366 * 86400) if f.has("lifetime") else None,
+    )
+    for part in (node, image, f):
+        part.end()
+    devices = [use.device for use in found.layers] + ([found.scratch.device] if found.scratch else [])
+    if len(set(devices)) != len(devices):
+        f.fault("layers", "one disk is named twice")
+    return found
+
+
+def _layer_use(item: object, index: int) -> LayerUse:
+    f = Fields(item, f"context: layers[{index}]")
+    use = LayerUse(
+        LayerName.parse(f.text("name", LayerName.PATTERN)),
+        f.text("version", VERSION),
+        f.text("device", SERIAL),
+    )
+    f.end()
+    return use
+
+
+def _scratch(f: Fields) -> Scratch:
+    found = Scratch(f.text("device", SERIAL), f.text("mount", r"(?:/[A-Za-z0-9][A-Za-z0-9_-]{0,60}){1,4}"))
+    f.end()
+    return found
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which image this is, as written into it when it was built."""
+
+    name: str
+    version: str
+
+
+def identity(data: bytes) -> Identity:
+    """Reads /usr/lib/kiosk/image.json."""
+    f = read(data, "image.json")
+    f.schema("kiosk.image-identity/1")
+    found = Identity(f.text("name", NAME), f.text("version", VERSION))
+    f.end()
+    return found
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What layers may do to this image: open /etc paths (fnmatch patterns), and kinds of declaration."""
+
+    etc: Tuple[str, ...]
+    users: bool
+    services: bool
+    environment: bool
+
+
+def policy(data: bytes) -> Policy:
+    """Reads /usr/lib/kiosk/policy.json."""
+    f = read(data, "policy.json")
+    found = Policy(
+        f.texts("etc", GUEST_PATH, 1000),
+        f.boolean("users", True),
+        f.boolean("services", True),
+        f.boolean("environment", True),
+    )
+    f.end()
+    return found

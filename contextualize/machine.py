@@ -1,0 +1,191 @@
+"""The only door to the system: mounts, programs, the clock, paths below a root that tests can choose.
+
+Every program has a time limit, and one that fails is a Refused that says how it could be typed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shlex
+import socket
+import stat
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO, Iterator, List, Sequence
+
+from contextualize.errors import Refused
+
+PRIVATE = "/run/kiosk/private"
+"""Only root looks in here: the context disk, while it is read, and signed metadata."""
+
+
+class Machine:
+    """The machine itself. `root` is `/`, or a test's folder in its place."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+
+    def path(self, absolute: str) -> Path:
+        """Where an absolute path of the machine is."""
+        return self.root / absolute.lstrip("/")
+
+    def read(self, absolute: str, limit: int = 1 << 20) -> bytes:
+        """A regular file's content, of at most `limit` bytes."""
+        try:
+            fd = os.open(self.path(absolute), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as e:
+            raise Refused(f"{absolute}: {os.strerror(e.errno or 0)}") from None
+        with os.fdopen(fd, "rb") as f:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Refused(f"{absolute}: not a regular file")
+            data = f.read(limit + 1)
+        if len(data) > limit:
+            raise Refused(f"{absolute}: larger than {limit} bytes")
+        return data
+
+    def inside(self, folder: str, relative: str, limit: int) -> bytes:
+        """The content of a regular file below `folder`, reached without any symbolic link."""
+        at = folder
+        for part in relative.split("/")[:-1]:
+            at = f"{at}/{part}"
+            if not stat.S_ISDIR(self.mode(at)):
+                raise Refused(f"{folder}/{relative}: {at} is not a folder")
+        return self.read(f"{folder}/{relative}", limit)
+
+    def mode(self, absolute: str) -> int:
+        """The mode of what is at a path, a link itself and not what it points at; 0 where there is nothing."""
+        try:
+            return os.lstat(self.path(absolute)).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+    def exists(self, absolute: str) -> bool:
+        """Whether anything is at a path, be it a broken link."""
+        return self.mode(absolute) != 0
+
+    def filled(self, folder: str) -> bool:
+        """Whether there is anything but an empty folder at a path."""
+        mode = self.mode(folder)
+        if not stat.S_ISDIR(mode):
+            return mode != 0
+        with os.scandir(self.path(folder)) as entries:
+            return next(entries, None) is not None
+
+    def create(self, absolute: str, data: bytes, mode: int = 0o644) -> None:
+        """Writes a file that must not be there yet, in folders that are not links."""
+        self.folder(posixpath.dirname(absolute))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(self.path(absolute), flags, mode), "wb") as f:
+                os.fchmod(f.fileno(), mode)
+                f.write(data)
+        except OSError as e:
+            raise Refused(f"{absolute}: {os.strerror(e.errno or 0)}") from None
+
+    def folder(self, absolute: str, mode: int = 0o755) -> None:
+        """Makes a folder and those above it where they are missing; a link among them is refused."""
+        at = ""
+        for part in absolute.strip("/").split("/"):
+            at = f"{at}/{part}"
+            found = self.mode(at)
+            if not found:
+                path = self.path(at)
+                path.mkdir()
+                path.chmod(mode if at == absolute else 0o755)
+            elif not stat.S_ISDIR(found):
+                raise Refused(f"{at}: not a folder")
+
+    def replace(self, absolute: str, data: bytes, mode: int = 0o644) -> None:
+        """Puts a file in place of whatever was there, so that a reader sees the old or the new one."""
+        self.folder(posixpath.dirname(absolute))
+        new = f"{absolute}.new"
+        self.path(new).unlink(missing_ok=True)
+        self.create(new, data, mode)
+        self.path(new).replace(self.path(absolute))
+
+    def run(self, argv: Sequence[str], timeout: float = 60) -> str:
+        """Runs a program to its end; Refused with what it printed when it fails."""
+        shown = shlex.join(argv)
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=False,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+            )
+        except subprocess.TimeoutExpired:
+            raise Refused(f"`{shown}` was not done after {timeout:.0f} s") from None
+        except OSError as e:
+            raise Refused(f"`{shown}`: {os.strerror(e.errno or 0)}") from None
+        text = done.stdout.decode(errors="replace").strip()
+        if done.returncode != 0:
+            raise Refused(f"`{shown}` ended with status {done.returncode}: {text[-300:]}")
+        return text
+
+    def appears(self, paths: Sequence[str], seconds: float) -> str:
+        """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
+        end = time.monotonic() + seconds
+        while True:
+            for path in paths:
+                if self.path(path).exists():
+                    return path
+            if time.monotonic() >= end:
+                raise Refused(f"{' or '.join(paths)} did not appear within {seconds:.0f} s")
+            time.sleep(0.1)
+
+    def open_disk(self, serial: str, seconds: float = 30) -> BinaryIO:
+        """Opens the virtio disk of a serial for reading."""
+        path = self.appears([self.disk(serial)], seconds)
+        try:
+            return self.path(path).open("rb", buffering=0)
+        except OSError as e:
+            raise Refused(f"{path}: {os.strerror(e.errno or 0)}") from None
+
+    @staticmethod
+    def disk(serial: str) -> str:
+        """The path of a virtio disk by its serial."""
+        return f"/dev/disk/by-id/virtio-{serial}"
+
+    def mount(self, device: str, where: str, kind: str, options: str) -> None:
+        """Mounts a device on a folder that is there."""
+        self.run(["mount", "-t", kind, "-o", options, device, where])
+
+    def unmount(self, where: str) -> None:
+        """Takes a mount away."""
+        self.run(["umount", where])
+
+    def systemctl(self, *words: str) -> None:
+        """Asks systemd for something."""
+        self.run(["systemctl", *words], timeout=90)
+
+    def set_hostname(self, name: str) -> None:
+        """Sets the running kernel's host name."""
+        socket.sethostname(name)
+
+    def chown(self, absolute: str, uid: int, gid: int) -> None:
+        """Gives a file to a user; a link itself, not what it points at."""
+        os.chown(self.path(absolute), uid, gid, follow_symlinks=False)
+
+    def walk(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Everything below a folder, links not followed."""
+        pending: List[str] = [str(self.path(folder))]
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    yield entry
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+
+    def now(self) -> datetime:
+        """The time now, in UTC."""
+        return datetime.now(timezone.utc)
+
+    def uptime(self) -> float:
+        """Seconds since the kernel started."""
+        return float(self.read("/proc/uptime").split()[0])

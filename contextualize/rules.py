@@ -1,0 +1,267 @@
+"""What a layer may contain and declare. Pure: the guest and `kiosk layer` decide with this very code.
+
+    tree_faults          the files of the layer's image
+    declaration_faults   what it declares, by itself
+    policy_faults        what it declares, against the policy of a base image
+    source_faults        whether what it declares is in it
+    shadow_faults        what it would hide or replace in a base image
+    conflict_faults      several layers on one machine
+
+Each yields one line for every fault; no line means that it holds. What nosuid, nodev and a prefix of its
+own already make harmless at boot is refused all the same, so that a layer that is published is also clean.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+import struct
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+from contextualize.document import LayerName, Policy
+from contextualize.manifest import Declares, User
+
+MOST_ENTRIES = 500_000
+MOST_BYTES = 1 << 40
+ETC_FILE_LIMIT = 1 << 20
+UNIT_LIMIT = 64 * 1024
+UNIT_FOLDERS = (
+    "/etc/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+    "/usr/local/lib/systemd/system",
+)
+LINK_ROOTS = ("/usr", "/opt", "/etc")
+"""Where a layer's absolute links may point: what is verified or declared. /run, /tmp, /home, /var, /proc
+and /dev hold what somebody wrote since, so a link there would let that somebody fill the layer."""
+SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false", "/bin/sh", "/usr/bin/sh",
+          "/bin/bash", "/usr/bin/bash")  # fmt: skip
+LOADERS = (
+    "LD_",
+    "PYTHON",
+    "PERL",
+    "RUBY",
+    "BASH",
+    "GLIBC_",
+    "GCONV_",
+    "SYSTEMD_",
+    "DBUS_",
+    "MALLOC_",
+    "NODE_",
+)
+SHELL_OWN = frozenset(
+    ("PATH", "IFS", "ENV", "CDPATH", "HOME", "USER", "LOGNAME", "SHELL", "SHELLOPTS", "PROMPT_COMMAND",
+     "PS1", "PS2", "PS4", "TERM", "TMPDIR", "EDITOR", "VISUAL", "PAGER", "LESSOPEN", "MAIL", "HOSTNAME")
+)  # fmt: skip
+RESERVED = ("/etc/profile.d/kiosk-layers.sh", "/etc/environment.d/50-kiosk-layers.conf")
+"""Files that the guest writes itself from all layers' environment."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a layer; `path` is relative to the prefix, `mode` as stat(2) gives it, `target` a link's."""
+
+    path: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    target: str = ""
+
+
+def tree_faults(prefix: str, entries: Iterable[Entry]) -> Iterator[str]:
+    """What is wrong with the files of a layer."""
+    total = 0
+    for count, entry in enumerate(entries, 1):
+        total += entry.size
+        if count > MOST_ENTRIES:
+            yield f"more than {MOST_ENTRIES} files"
+            return
+        if total > MOST_BYTES:
+            yield f"files of more than {MOST_BYTES >> 40} TiB altogether"
+            return
+        yield from _entry_faults(prefix, entry)
+
+
+def _entry_faults(prefix: str, entry: Entry) -> Iterator[str]:
+    name = repr(entry.path)[:200]
+    if not clean(entry.path):
+        yield f"{name}: not a plain relative path"
+        return
+    kind = stat.S_IFMT(entry.mode)
+    if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        what = {stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFIFO: "a pipe"}
+        yield f"{name}: is {what.get(kind, 'a socket')}; a layer has files, folders and links only"
+    if kind != stat.S_IFLNK and entry.mode & (stat.S_ISUID | stat.S_ISGID):
+        yield f"{name}: is set-user-ID or set-group-ID"
+    if entry.uid or entry.gid:
+        yield f"{name}: belongs to {entry.uid}:{entry.gid}, not to root"
+    if kind == stat.S_IFLNK:
+        fault = link_fault(prefix, entry.path, entry.target)
+        if fault:
+            yield f"{name}: {fault}"
+
+
+def clean(path: str) -> bool:
+    """Whether a relative path has only plain names: no `..`, no empty part, no control character, bounded."""
+    parts = path.split("/")
+    return (
+        0 < len(path) <= 1024
+        and all(0 < len(p.encode("utf-8", "surrogateescape")) <= 255 and p not in (".", "..") for p in parts)
+        and not any(ord(c) < 32 or ord(c) == 127 for c in path)
+    )
+
+
+def link_fault(prefix: str, path: str, target: str) -> Optional[str]:
+    """What is wrong with a symbolic link, or None.
+
+    A target stays inside the prefix or lies below LINK_ROOTS. `..` may stand only at its beginning: there it
+    is taken from the link's own folder, a real one, so that no other link can bend what it means.
+    """
+    parts = [p for p in target.split("/") if p not in ("", ".")]
+    ups = 0
+    while ups < len(parts) and parts[ups] == "..":
+        ups += 1
+    if not target or ".." in parts[ups:] or any(ord(c) < 32 for c in target):
+        return f"links to {target!r:.120}, which can't be followed safely"
+    full = posixpath.normpath(posixpath.join(prefix, posixpath.dirname(path), target))
+    if below(full, prefix) or full == prefix or any(below(full, root) for root in LINK_ROOTS):
+        return None
+    return f"links to {full!r:.120}, outside {prefix} and {', '.join(LINK_ROOTS)}"
+
+
+def below(path: str, folder: str) -> bool:
+    """Whether an absolute path lies below a folder."""
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
+    """What is wrong with a layer's declarations, whatever the base."""
+    for variable in declares.environment:
+        yield from _variable_faults(layer, variable)
+    for user in declares.users:
+        yield from _user_faults(layer, user)
+    for service in declares.services:
+        unit = posixpath.basename(service)
+        if not clean(service):
+            yield f"service {service!r:.120}: not a plain path inside the layer"
+        elif not unit.endswith(".service") or not unit.startswith(f"{layer.owner}-") or "@" in unit:
+            yield f"service {unit!r:.120}: its name must be {layer.owner}-NAME.service"
+    for file in declares.files:
+        if not below(file.path, "/etc") or not clean(file.path[1:]):
+            yield f"file {file.path!r:.120}: not a plain path below /etc"
+        elif file.path in RESERVED:
+            yield f"file {file.path}: written by kiosk itself"
+        if not clean(file.source):
+            yield f"file {file.path!r:.120}: the source {file.source!r:.120} is not a plain path inside the layer"
+    yield from conflict_faults([(layer, declares)])
+
+
+def _variable_faults(layer: LayerName, name: str) -> Iterator[str]:
+    """An experiment's variables carry its name, so that it can't change what other programs do; a site's
+    may have any name but those that decide which code is loaded."""
+    owner = layer.owner.upper().replace("-", "_")
+    if layer.kind == "experiment" and not name.startswith((f"{owner}_", f"VO_{owner}_")):
+        yield f"variable {name}: an experiment's variables begin with {owner}_ or VO_{owner}_"
+    if name in SHELL_OWN or name.startswith(LOADERS):
+        yield f"variable {name}: decides how other programs run"
+
+
+def _user_faults(layer: LayerName, user: User) -> Iterator[str]:
+    own = ("/nonexistent", f"/home/{user.name}", f"/var/lib/{user.name}", layer.prefix)
+    if user.home not in own and not (below(user.home, layer.prefix) and clean(user.home[1:])):
+        yield f"user {user.name}: the home {user.home!r:.120} is none of {', '.join(own)}, and not below the last"
+    if user.shell not in SHELLS:
+        yield f"user {user.name}: the shell {user.shell!r:.120} is none of {', '.join(SHELLS)}"
+
+
+def policy_faults(declares: Declares, policy: Policy) -> Iterator[str]:
+    """What the policy of a base image doesn't open to layers."""
+    if declares.environment and not policy.environment:
+        yield "declares environment variables, and the image's policy has environment = false"
+    if declares.users and not policy.users:
+        yield "declares users, and the image's policy has users = false"
+    if declares.services and not policy.services:
+        yield "declares services, and the image's policy has services = false"
+    for file in declares.files:
+        if not any(opens(pattern, file.path) for pattern in policy.etc):
+            opened = ", ".join(policy.etc) or "nothing"
+            yield f"file {file.path}: the image's policy does not open it (it opens {opened})"
+
+
+def opens(pattern: str, path: str) -> bool:
+    """Whether a pattern matches a path, name by name: `*` stands for one name, never for several."""
+    patterns, names = pattern.split("/"), path.split("/")
+    return len(patterns) == len(names) and all(map(fnmatchcase, names, patterns))
+
+
+def source_faults(declares: Declares, entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Declared files and units that are not plain files of the layer, or too large. `entries` are by path."""
+    limits = [(file.source, ETC_FILE_LIMIT) for file in declares.files]
+    for source, limit in [*limits, *((service, UNIT_LIMIT) for service in declares.services)]:
+        entry = entries.get(source)
+        if entry is None or not stat.S_ISREG(entry.mode):
+            yield f"{source!r:.120} is declared, and is not a file of the layer"
+        elif entry.size > limit:
+            yield f"{source!r:.120} is declared, and larger than {limit} bytes"
+
+
+def shadow_faults(
+    layer: LayerName, declares: Declares, exists: Callable[[str], bool], filled: Callable[[str], bool]
+) -> Iterator[str]:
+    """What of a base image the layer would hide: `exists` says whether the base has a path, `filled` whether
+    it has anything below a folder."""
+    if filled(layer.prefix):
+        yield f"the base has files below {layer.prefix}, which the layer would hide"
+    for file in declares.files:
+        if exists(file.path):
+            yield f"file {file.path}: the base has one of its own"
+    for service in declares.services:
+        unit = posixpath.basename(service)
+        for folder in UNIT_FOLDERS:
+            if exists(f"{folder}/{unit}"):
+                yield f"service {unit}: the base has one of its own"
+                break
+
+
+def conflict_faults(layers: Sequence[Tuple[LayerName, Declares]]) -> Iterator[str]:
+    """Two declarations of the same thing, in one layer or in two. No order decides between them: both go."""
+    taken: Dict[Tuple[str, object], LayerName] = {}
+    for name, declares in layers:
+        own: List[Tuple[str, object]] = [("prefix", name.prefix)]
+        own += [("variable", v) for v in declares.environment]
+        own += [("user", u.name) for u in declares.users]
+        own += [("uid", u.uid) for u in declares.users]
+        own += [("file", f.path) for f in declares.files]
+        own += [("service", posixpath.basename(s)) for s in declares.services]
+        seen: Set[Tuple[str, object]] = set()
+        for key in own:
+            if key in seen:
+                yield f"{name} declares {key[0]} {key[1]} twice"
+            elif key in taken:
+                yield f"{taken[key]} and {name} both declare {key[0]} {key[1]}"
+            seen.add(key)
+        for key in seen:
+            taken.setdefault(key, name)
+
+
+def squashfs_fault(head: bytes, size: int) -> Optional[str]:
+    """What is wrong with a SquashFS superblock in an image of `size` bytes, or None.
+
+    The file system must end within the bytes that the digest covers, and have no extended attributes:
+    they could carry file capabilities.
+    """
+    if len(head) < 96 or head[:4] != b"hsqs":
+        return "is not a SquashFS image"
+    inodes = struct.unpack_from("<I", head, 4)[0]
+    used = struct.unpack_from("<Q", head, 40)[0]
+    xattrs = struct.unpack_from("<Q", head, 56)[0]
+    if used > size:
+        return f"says that it has {used} bytes, but its signed size is {size}"
+    if xattrs != 0xFFFF_FFFF_FFFF_FFFF:
+        return "has extended attributes (they could carry file capabilities)"
+    if inodes > MOST_ENTRIES:
+        return f"has more than {MOST_ENTRIES} files"
+    return None

@@ -1,0 +1,148 @@
+"""Stage `apply`: carries out what the layers declare, after all of it has been checked.
+
+Nothing is changed before every declaration of every layer holds: by itself, against the base's policy and
+files, and against the other layers. A service's unit is copied, as it was checked, and can only start
+after kiosk-ready.target.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+from typing import Dict, Iterable, List, Sequence
+
+from contextualize import document, rules, units
+from contextualize.document import Policy
+from contextualize.errors import Refused
+from contextualize.machine import Machine
+from contextualize.manifest import Declares, User
+from contextualize.stages.verify import Layer
+
+POLICY = "/usr/lib/kiosk/policy.json"
+SYSUSERS = "/run/sysusers.d/kiosk-layers.conf"
+UNITS = "/run/systemd/system"
+PROFILE, ENVIRONMENT = rules.RESERVED
+AFTER_READY = b"[Unit]\nAfter=kiosk-ready.target\nRequisite=kiosk-ready.target\n"
+
+
+def run(machine: Machine, layers: Sequence[Layer]) -> List[str]:
+    """Checks, then carries out; returns the services that shall start once the machine is ready."""
+    policy = document.policy(machine.read(POLICY))
+    for layer in layers:
+        _check(machine, layer, policy)
+    _none(rules.conflict_faults([(layer.use.name, layer.manifest.declares) for layer in layers]))
+    files = {
+        file: machine.inside(layer.use.name.prefix, file.source, rules.ETC_FILE_LIMIT)
+        for layer in layers
+        for file in layer.manifest.declares.files
+    }
+    services = {
+        posixpath.basename(service): _unit(machine, layer, service)
+        for layer in layers
+        for service in layer.manifest.declares.services
+    }
+    for file, data in files.items():
+        machine.create(file.path, data, file.mode)
+    _users(machine, [user for layer in layers for user in layer.manifest.declares.users])
+    _environment(machine, layers)
+    _services(machine, services)
+    return sorted(services)
+
+
+def _none(faults: Iterable[str]) -> None:
+    for fault in faults:
+        raise Refused(fault)
+
+
+def _check(machine: Machine, layer: Layer, policy: Policy) -> None:
+    name, declares = layer.use.name, layer.manifest.declares
+    faults = [
+        *rules.declaration_faults(name, declares),
+        *rules.policy_faults(declares, policy),
+        *rules.shadow_faults(name, declares, machine.exists, lambda _mounted: False),
+        *_account_faults(machine, declares),
+    ]
+    if faults:
+        raise Refused(f"{name}: {faults[0]}")
+
+
+def _accounts(machine: Machine, database: str) -> List[List[str]]:
+    text = machine.read(database, 8 << 20).decode(errors="replace")
+    return [line.split(":") for line in text.splitlines() if line.count(":") >= 3]
+
+
+def _account_faults(machine: Machine, declares: Declares) -> List[str]:
+    """A layer's user takes no name and no number of the base, and neither of a group."""
+    faults: List[str] = []
+    for database in ("/etc/passwd", "/etc/group"):
+        entries = _accounts(machine, database)
+        names, numbers = {e[0] for e in entries}, {e[2] for e in entries}
+        for user in declares.users:
+            if user.name in names or str(user.uid) in numbers:
+                faults.append(f"user {user.name} ({user.uid}): the base's {database} has that name or number")
+    return faults
+
+
+def _unit(machine: Machine, layer: Layer, service: str) -> bytes:
+    """The text of a unit that holds."""
+    name, declares = layer.use.name, layer.manifest.declares
+    unit = posixpath.basename(service)
+    data = machine.inside(name.prefix, service, rules.UNIT_LIMIT)
+    own = [posixpath.basename(s) for s in declares.services]
+    for fault in units.unit_faults(name, unit, data, [u.name for u in declares.users], own):
+        raise Refused(f"{name}: {fault}")
+    if machine.exists(f"{UNITS}/{unit}") or machine.exists(f"{UNITS}/{unit}.d"):
+        raise Refused(f"{name}: service {unit}: the machine has one of its own")
+    return data
+
+
+def _users(machine: Machine, users: Sequence[User]) -> None:
+    """Creates accounts with systemd-sysusers, looks whether they are as declared, and makes their homes."""
+    if not users:
+        return
+    lines = [f'u {u.name} {u.uid} "{u.comment}" {u.home} {u.shell}\n' for u in users]
+    machine.replace(SYSUSERS, "".join(lines).encode())
+    machine.run(["systemd-sysusers", f"--root={machine.root}", str(machine.path(SYSUSERS))])
+    found = {entry[0]: entry for entry in _accounts(machine, "/etc/passwd")}
+    for user in users:
+        entry = found.get(user.name, [])
+        if entry[2:4] != [str(user.uid)] * 2 or entry[5:7] != [user.home, user.shell]:
+            raise Refused(f"user {user.name} was made as {':'.join(entry)!r}, not as declared")
+        if user.home in (f"/home/{user.name}", f"/var/lib/{user.name}"):
+            if machine.exists(user.home) and not stat.S_ISDIR(machine.mode(user.home)):
+                raise Refused(f"user {user.name}: {user.home} is there and is no folder")
+            machine.folder(user.home, 0o700)
+            machine.chown(user.home, user.uid, user.uid)
+
+
+def _environment(machine: Machine, layers: Sequence[Layer]) -> None:
+    """Variables for shells, for users' services, and for services that start from now on; and each layer's
+    bin folder at the end of a shell's PATH, so that it never stands before a program of the base."""
+    variables = {k: v for layer in layers for k, v in layer.manifest.declares.environment.items()}
+    shell = [f"export {k}='{v}'\n" for k, v in sorted(variables.items())]
+    bins = [f"{layer.use.name.prefix}/bin" for layer in layers]
+    shell += [f'PATH="$PATH:{folder}"\n' for folder in bins if stat.S_ISDIR(machine.mode(folder))]
+    if shell:
+        machine.create(PROFILE, "".join(["# What the verified layers declare.\n", *shell]).encode())
+    if variables:
+        lines = [f'{k}="{v}"\n' for k, v in sorted(variables.items())]
+        machine.create(ENVIRONMENT, "".join(lines).encode())
+        machine.systemctl("set-environment", *[f"{k}={v}" for k, v in sorted(variables.items())])
+
+
+def _services(machine: Machine, services: Dict[str, bytes]) -> None:
+    for unit, data in services.items():
+        machine.create(f"{UNITS}/{unit}", data)
+        machine.create(f"{UNITS}/{unit}.d/kiosk-ready.conf", AFTER_READY)
+
+
+def start(machine: Machine, services: Sequence[str]) -> None:
+    """Has systemd start services once the machine is ready. A systemd before 244 has to read its units anew
+    for that, which takes seconds on a slow machine; later ones find new units by themselves."""
+    if not services:
+        return
+    try:
+        machine.systemctl("start", "--no-block", *services)
+    except Refused:
+        machine.systemctl("daemon-reload")
+        machine.systemctl("start", "--no-block", *services)

@@ -1,0 +1,47 @@
+"""Stage `scratch`: gives the machine its scratch space, from a disk that the launcher added.
+
+A disk with nothing recognisable on it gets a file system; one that was made here before is used again; one
+with anything else is refused, because somebody's data may be on it. Scratch space lives as long as the
+machine, so the file system has no journal.
+"""
+
+from __future__ import annotations
+
+from contextualize.document import Scratch
+from contextualize.errors import Refused
+from contextualize.machine import Machine
+
+LABEL = "kiosk-scratch"
+CLOSED = ("/boot", "/dev", "/etc", "/opt", "/proc", "/root", "/run", "/sys", "/usr", "/bin", "/sbin", "/lib")
+
+
+def run(machine: Machine, scratch: Scratch) -> None:
+    """Makes a file system where there is none, and mounts it for everybody."""
+    if any(f"{scratch.mount}/".startswith(f"{folder}/") for folder in CLOSED) or machine.filled(
+        scratch.mount
+    ):
+        raise Refused(f"scratch: {scratch.mount} is in use by the base")
+    disk = machine.appears([machine.disk(scratch.device)], 30)
+    device = str(machine.path(disk))
+    found = _recognise(machine, device)
+    if found == {}:
+        machine.run(
+            ["mkfs.ext4", "-q", "-F", "-m", "0", "-L", LABEL, "-O", "^has_journal",
+             "-E", "lazy_itable_init=1,root_owner=0:0", device],
+            timeout=300,
+        )  # fmt: skip
+    elif (found.get("TYPE"), found.get("LABEL")) != ("ext4", LABEL):
+        raise Refused(
+            f"scratch: the disk {scratch.device} holds {found.get('TYPE', 'a partition table')} already"
+        )
+    machine.folder(scratch.mount)
+    machine.mount(disk, scratch.mount, "ext4", "rw,nosuid,nodev,noatime")
+    machine.path(scratch.mount).chmod(0o1777)
+
+
+def _recognise(machine: Machine, device: str) -> dict[str, str]:
+    """What blkid sees on a disk: nothing, or a file system, a partition table, several of them."""
+    text = machine.run(["sh", "-c", 'blkid -p -o export "$1" || [ $? = 2 ]', "sh", device])
+    return dict(
+        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("DEVNAME=")
+    )

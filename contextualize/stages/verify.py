@@ -1,0 +1,112 @@
+"""Stage `verify`: that this image and every layer are what their owners signed.
+
+The root of trust is in the image, on its verified root file system. The context disk only brings signed
+metadata and manifests; python-tuf checks signatures, versions and expiry dates. Then the running root
+file system's hash, which the kernel enforces, must be the signed one, and every byte of each layer's disk
+that the manifest covers must give the signed digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import BinaryIO, List, Tuple
+
+from contextualize.document import Context, LayerUse
+from contextualize.errors import Refused
+from contextualize.machine import PRIVATE, Machine
+from contextualize.manifest import LayerManifest, image_manifest, layer_manifest
+from contextualize.rules import squashfs_fault
+from contextualize.stages.context import MOUNT
+from contextualize.trust import Signed, Trust
+
+ROOT = "/usr/lib/kiosk/root.json"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose manifest and bytes were verified."""
+
+    use: LayerUse
+    manifest: LayerManifest
+    signed: Signed
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The image's signature, root hash, and the layers in the context's order; until when that holds."""
+
+    image: Signed
+    root_hash: str
+    layers: Tuple[Layer, ...]
+    root_version: int
+    expires: str
+
+
+def run(machine: Machine, context: Context) -> Verified:
+    """Verifies the image and all layers of the context, or refuses."""
+    machine.folder(f"{PRIVATE}/tuf", 0o700)
+    trust = Trust(machine.read(ROOT), machine.path(f"{MOUNT}/kiosk"), machine.path(f"{PRIVATE}/tuf"))
+    target = f"images/{context.image}/{context.version}.json"
+    signed = trust.target(target, "images")
+    image = image_manifest(signed.data, target)
+    if (image.name, image.version) != (context.image, context.version):
+        raise Refused(f"{target} is the manifest of {image.name}@{image.version}")
+    running = root_hash(machine)
+    if running != image.root_hash:
+        raise Refused(f"the running root file system has the hash {running}, and {image.root_hash} is signed")
+    layers = tuple([_layer(machine, trust, context, use) for use in context.layers])
+    return Verified(signed, running, layers, trust.root_version, trust.expires)
+
+
+def root_hash(machine: Machine) -> str:
+    """The hash that the kernel checks the root file system against, from the kernel's command line."""
+    words = machine.read("/proc/cmdline", 64 * 1024).decode(errors="replace").split()
+    hashes: List[str] = [w[len("roothash=") :] for w in words if w.startswith("roothash=")]
+    if len(hashes) != 1 or not re.fullmatch(r"[0-9a-f]{64}", hashes[0]):
+        raise Refused("the kernel's command line has no single roothash=, so the root is not a verified one")
+    for block in sorted(machine.path("/sys/block").glob("dm-*/dm")):
+        name, uuid = ((block / key).read_text(encoding="ascii").strip() for key in ("name", "uuid"))
+        if name == "root" and uuid.startswith("CRYPT-VERITY-"):
+            return hashes[0]
+    raise Refused("the root file system is not on dm-verity")
+
+
+def _layer(machine: Machine, trust: Trust, context: Context, use: LayerUse) -> Layer:
+    target = use.name.target(use.version)
+    signed = trust.target(target, use.name.role)
+    manifest = layer_manifest(signed.data, target)
+    if (manifest.name, manifest.version) != (use.name, use.version):
+        raise Refused(f"{target} is the manifest of {manifest.name}@{manifest.version}")
+    if manifest.prefix != use.name.prefix:
+        raise Refused(f"{use.name} asks for the prefix {manifest.prefix:.120}; its own is {use.name.prefix}")
+    if context.image not in manifest.images:
+        raise Refused(
+            f"{use.name}@{use.version} is made for {', '.join(manifest.images)}, not {context.image}"
+        )
+    with machine.open_disk(use.device) as disk:
+        _content(disk, manifest, f"{use.name}@{use.version} on the disk {use.device}")
+    return Layer(use, manifest, signed)
+
+
+def _content(disk: BinaryIO, manifest: LayerManifest, what: str) -> None:
+    """Reads the first `size` bytes of a disk, no more and no less, and compares their digest."""
+    digest, left, head = hashlib.sha256(), manifest.size, b""
+    while left:
+        try:
+            data = disk.read(min(CHUNK, left))
+        except OSError as e:
+            raise Refused(f"{what}: {e.strerror}") from None
+        if not data:
+            raise Refused(f"{what}: ends {left} bytes before its signed size of {manifest.size}")
+        head = head or data[:96]
+        digest.update(data)
+        left -= len(data)
+    found = f"sha256:{digest.hexdigest()}"
+    if found != manifest.digest:
+        raise Refused(f"{what}: the content has the digest {found}, and {manifest.digest} is signed")
+    fault = squashfs_fault(head, manifest.size)
+    if fault:
+        raise Refused(f"{what}: {fault}")

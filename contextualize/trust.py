@@ -1,0 +1,134 @@
+"""Signed targets, verified offline with python-tuf from a root of trust and a folder of metadata.
+
+What is returned was found in metadata that is signed, not expired, and consistent; by the one role that
+owns the target. python-tuf is imported when it is first needed: that takes a noticeable part of a boot.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Tuple
+
+from contextualize.document import LIMIT
+from contextualize.errors import Refused
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Metadata, TargetFile, Targets
+
+BASE = "bundle:///"
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A verified target: its path, its bytes, the role that vouches for it and the ids of the keys that signed."""
+
+    path: str
+    data: bytes
+    role: str
+    keys: Tuple[str, ...]
+
+
+class Trust:
+    """The verified repository. `bundle` holds metadata/ and targets/; `work` is an empty private folder."""
+
+    def __init__(self, root: bytes, bundle: Path, work: Path) -> None:
+        from tuf.api.exceptions import DownloadError, RepositoryError
+        from tuf.ngclient import Updater, UpdaterConfig
+
+        self._work = work
+        self._errors = (DownloadError, RepositoryError)
+        try:
+            self._updater = Updater(
+                metadata_dir=str(work),
+                metadata_base_url=f"{BASE}metadata/",
+                target_dir=str(work),
+                target_base_url=f"{BASE}targets/",
+                fetcher=_fetcher(bundle),
+                config=UpdaterConfig(
+                    max_delegations=8, targets_max_length=16 << 20, snapshot_max_length=4 << 20
+                ),
+                bootstrap=root,
+            )
+            self._updater.refresh()
+        except self._errors as e:
+            raise Refused(f"the signed metadata does not hold: {_explain(e)}") from None
+        top = [self._metadata(role) for role in ("root", "timestamp", "snapshot", "targets")]
+        self.root_version = int(top[0].signed.version)
+        self._expires = min(m.signed.expires for m in top)
+
+    @property
+    def expires(self) -> str:
+        """When the first of the metadata that was looked at expires, as ISO 8601 in UTC."""
+        return str(self._expires.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def target(self, path: str, role: str) -> Signed:
+        """A target's bytes, signed by `role`, which `targets` must have delegated to."""
+        try:
+            info = self._updater.get_targetinfo(path)
+            if info is None:
+                raise Refused(f"{path} is not signed by the role {role}")
+            if info.length > LIMIT:
+                raise Refused(f"{path} is larger than {LIMIT} bytes")
+            keys = self._signers(path, role, info)
+            file = self._updater.download_target(info, str(self._work / "target"))
+        except self._errors as e:
+            raise Refused(f"{path}: {_explain(e)}") from None
+        return Signed(path, Path(file).read_bytes(), role, keys)
+
+    def _signers(self, path: str, role: str, info: TargetFile) -> Tuple[str, ...]:
+        """The keys whose signatures by `role` hold; Refused when it was another role that listed the target."""
+        if not (self._work / f"{role}.json").exists():
+            raise Refused(f"{path} is not signed by the role {role}")
+        top: Metadata[Targets] = self._metadata("targets")
+        own: Metadata[Targets] = self._metadata(role)
+        if own.signed.targets.get(path) != info or path in top.signed.targets:
+            raise Refused(f"{path} is not signed by the role {role}")
+        try:
+            result = top.signed.get_verification_result(role, own.signed_bytes, own.signatures)
+        except ValueError as e:
+            raise Refused(f"{path}: {e}") from None
+        if not result.verified:
+            raise Refused(f"{path}: too few signatures by the role {role}")
+        self._expires = min(self._expires, own.signed.expires)
+        return tuple(sorted(result.signed))
+
+    def _metadata(self, role: str) -> Metadata[Any]:
+        """Metadata that the updater has verified and kept."""
+        from tuf.api.metadata import Metadata
+
+        return Metadata.from_file(str(self._work / f"{role}.json"))
+
+
+def _explain(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def _fetcher(bundle: Path) -> Any:
+    """A fetcher that reads below a folder: plain names only, no links."""
+    from tuf.api.exceptions import DownloadError, DownloadHTTPError
+    from tuf.ngclient import FetcherInterface
+
+    class Files(FetcherInterface):
+        def _fetch(self, url: str) -> Iterator[bytes]:
+            name = url[len(BASE) :]
+            parts = name.split("/")
+            if not url.startswith(BASE) or any(part in ("", ".", "..") for part in parts):
+                raise DownloadError(f"{url!r:.200} is not a file of the bundle")
+            try:
+                fd = os.open(bundle.joinpath(*parts), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise DownloadHTTPError(f"the context has no {name:.200}", 404) from None
+            return self._chunks(fd)
+
+        @staticmethod
+        def _chunks(fd: int) -> Iterator[bytes]:
+            with os.fdopen(fd, "rb") as f:
+                while True:
+                    data = f.read(1 << 16)
+                    if not data:
+                        return
+                    yield data
+
+    return Files()

@@ -1,0 +1,1 @@
+"""kiosk: build, sign, distribute and contextualize virtual worker nodes for batch farms."""

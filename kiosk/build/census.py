@@ -1,0 +1,65 @@
+"""What a tree holds: its digest, its paths, its packages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from debian.deb822 import Deb822
+
+from kiosk.build.clean import walk
+from kiosk.errors import BuildError
+
+
+def tree_digest(root: Path) -> str:
+    """The digest of a tree: paths, types, owners, modes, times, extended attributes, links and bytes."""
+    digest = hashlib.sha256()
+    links: dict[tuple[int, int], str] = {}
+    for path in [root, *walk(root)]:
+        found = path.lstat()
+        name = path.relative_to(root).as_posix()
+        fields: list[object] = [name, found.st_mode, found.st_uid, found.st_gid, int(found.st_mtime)]
+        fields += [(k, os.getxattr(path, k, follow_symlinks=False)) for k in _attributes(path)]
+        if stat.S_ISLNK(found.st_mode):
+            fields.append(str(path.readlink()))
+        elif stat.S_ISREG(found.st_mode):
+            first = links.setdefault((found.st_dev, found.st_ino), name)
+            if first == name:
+                with path.open("rb") as f:
+                    fields.append(hashlib.file_digest(f, "sha256").hexdigest())
+            else:
+                fields.append(f"link to {first}")
+        elif stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+            fields.append(found.st_rdev)
+        digest.update(repr(fields).encode())
+    return "sha256:" + digest.hexdigest()
+
+
+def _attributes(path: Path) -> list[str]:
+    return sorted(os.listxattr(path, follow_symlinks=False))
+
+
+def files(root: Path) -> list[str]:
+    """All paths of a tree as the guest sees them, sorted."""
+    return sorted("/" + p.relative_to(root).as_posix() for p in walk(root))
+
+
+def packages(root: Path) -> list[dict[str, str]]:
+    """The installed packages, from the tree's own dpkg database, sorted by name and architecture."""
+    status = root / "var/lib/dpkg/status"
+    if not status.is_file():
+        raise BuildError("the tree has no dpkg database", where=str(status))
+    found: list[dict[str, str]] = []
+    with status.open(encoding="utf-8") as f:
+        for stanza in Deb822.iter_paragraphs(f, use_apt_pkg=False):
+            if stanza.get("Status", "").endswith(" installed"):
+                found.append(
+                    {
+                        "name": str(stanza["Package"]),
+                        "version": str(stanza["Version"]),
+                        "architecture": str(stanza.get("Architecture", "all")),
+                    }
+                )
+    return sorted(found, key=lambda p: (p["name"], p["architecture"]))

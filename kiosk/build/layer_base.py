@@ -1,0 +1,95 @@
+"""The base images that a layer is checked against: what is published, and what was built here since.
+
+A layer names the images that it is made for. Each is looked up at its newest version, in the repository and
+among the built ones; at least one of them must be known here, or nothing could be checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiosk.build.layer import Base
+from kiosk.config import Settings
+from kiosk.errors import CorruptError, NotFoundError, UsageError
+from kiosk.files import scratch, sha256
+from kiosk.model.manifest import ImageManifest
+from kiosk.model.names import ImageRef, Version
+from kiosk.store.api import DirectoryStore
+from kiosk.store.fetch import fetch
+from kiosk.trust.client import TrustedRepository
+
+FILES_LIMIT = 256 << 20
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The base images that were found, and the names of those that are not known here."""
+
+    found: tuple[Base, ...]
+    unknown: tuple[str, ...]
+
+
+def bases(settings: Settings, names: Sequence[str]) -> Bases:
+    """The images of those names; NotFoundError when none of them is known here."""
+    found: list[Base] = []
+    unknown: list[str] = []
+    for name in names:
+        of_name = {
+            base.name: base for base in [*newest_published(settings, name), *newest_built(settings, name)]
+        }
+        found += of_name.values()
+        if not of_name:
+            unknown.append(name)
+    if not found:
+        raise NotFoundError(
+            f"none of the images that the layer is made for is known here: {', '.join(names)}",
+            where=str(settings.home),
+            hint="Build or publish one of them first, so that the layer can be checked against it.",
+        )
+    return Bases(tuple(found), tuple(unknown))
+
+
+def newest_built(settings: Settings, name: str) -> Iterator[Base]:
+    """The newest built version of an image, if there is one."""
+    home = settings.images / name
+    versions = []
+    for folder in home.iterdir() if home.is_dir() else ():
+        try:
+            versions.append(Version.parse(folder.name))
+        except UsageError:
+            continue
+    for version in sorted(versions)[-1:]:
+        file = home / str(version) / "manifest.json"
+        manifest = ImageManifest.from_json(file.read_bytes(), where=str(file))
+        yield _base(manifest, home / str(version) / manifest.artifacts["files"].file)
+
+
+def newest_published(settings: Settings, name: str) -> Iterator[Base]:
+    """The newest version of an image in this kiosk's repository, read as a hypervisor would, if there is one."""
+    root = settings.repository / "metadata" / "1.root.json"
+    if not root.exists():
+        return
+    with scratch(settings.home / "scratch", prefix="layer-") as work:
+        reader = TrustedRepository(work / "metadata", settings.repository, root.read_bytes())
+        try:
+            manifest = reader.manifest(ImageRef(name))
+        except NotFoundError:
+            return
+        assert isinstance(manifest, ImageManifest)
+        target = work / "files.json"
+        fetch(manifest.artifacts["files"], target, DirectoryStore(settings.repository))
+        yield _base(manifest, target)
+
+
+def _base(manifest: ImageManifest, files: Path) -> Base:
+    """An image with its list of paths, which must be the one that its manifest names."""
+    artifact = manifest.artifacts["files"]
+    if artifact.size > FILES_LIMIT or sha256(files) != artifact.digest:
+        raise CorruptError("is not the list of files that the image's manifest names", where=str(files))
+    paths = json.loads(files.read_bytes())
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise CorruptError("is not a list of paths", where=str(files))
+    return Base(str(manifest.ref), frozenset("/" + path.strip("/") for path in paths), manifest.policy)

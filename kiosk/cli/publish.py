@@ -1,0 +1,267 @@
+"""`kiosk publish`, `resign`, `list`, `show`: what gets into the repository, and what is in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kiosk import files
+from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size, table
+from kiosk.cli.key import PassphraseFile
+from kiosk.config import Settings
+from kiosk.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from kiosk.model.manifest import Manifest
+    from kiosk.publish import Published
+    from kiosk.trust.client import RoleInfo, TrustedRepository
+    from kiosk.trust.signing.repository import Signature
+
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Root of trust, needed the first time a URL is read.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command("publish")(publish_image)
+    app.command("resign")(resign)
+    app.command("list")(list_all)
+    app.command("show")(show)
+
+
+def publish_image(
+    ctx: typer.Context,
+    image: Annotated[str, typer.Argument(metavar="IMAGE[@VERSION]", help="A built image.")],
+    passphrase_file: PassphraseFile = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Signs a built image and puts it into the repository. `kiosk publish debian-12-minimal`
+
+    Interrupted at any point it can be run again; readers see the old or the new state.
+    """
+    from kiosk.model.names import ImageRef
+    from kiosk.publish import built_folder, publish
+
+    s = settings(ctx)
+    folder = built_folder(s, ImageRef.parse(image))
+    done = publish(s, folder, passphrase_source(passphrase_file), dry_run=dry_run)
+    show_published(done, json=json, dry_run=dry_run)
+
+
+def show_published(done: Published, *, json: bool, dry_run: bool) -> None:
+    """Says what a publication stored and signed (for layers as well)."""
+    if json:
+        emit(
+            {
+                "name": done.ref.base,
+                "version": str(done.ref.version),
+                "role": done.role,
+                "already": done.already,
+                "dry_run": dry_run,
+                "size": done.size,
+                "new_objects": done.new_objects,
+                "new_bytes": done.new_bytes,
+                "seconds": round(done.seconds, 3),
+                "artifacts": [vars(a) for a in done.artifacts],
+                "signatures": [vars(g) for g in done.signatures],
+            }
+        )
+        return
+    if done.already:
+        say(f"{done.ref} is published already, the same to the byte.")
+        return
+    if dry_run:
+        table(["file", "size#"], [(a.name, size(a.size)) for a in done.artifacts])
+        say(f"Would store what is new of {size(done.size)} and sign {done.role}, snapshot, timestamp.")
+        return
+    table(
+        ["file", "size#", "new objects#", "stored#"],
+        [(a.name, size(a.size), a.new_objects, size(a.new_bytes)) for a in done.artifacts],
+    )
+    say(
+        f"Published {done.ref}: {size(done.size)}, of which {size(done.new_bytes)} in {done.new_objects} objects "
+        f"had to be stored, in {done.seconds:.1f} s."
+    )
+    show_signatures(done.signatures)
+
+
+def show_signatures(signatures: Sequence[Signature]) -> None:
+    """Says what was signed, by which keys, until when."""
+    table(
+        ["signed", "version#", "by", "valid until (UTC)"],
+        [(g.role, g.version, ", ".join(g.keys), f"{g.expires:%Y-%m-%d %H:%M}") for g in signatures],
+    )
+
+
+def resign(
+    ctx: typer.Context, passphrase_file: PassphraseFile = None, json: Json = False, dry_run: DryRun = False
+) -> None:
+    """Renews the timestamp, and all that is near its end and whose key is here. `kiosk resign`
+
+    Run it from a timer several times a day: the timestamp lasts 24 h, and readers refuse an expired one.
+    """
+    from kiosk.trust.signing.keys import Keys
+    from kiosk.trust.signing.repository import Repository
+
+    s = settings(ctx)
+    repository = Repository(s.repository, Keys(s.keys), passphrase_source(passphrase_file))
+    with repository.locked():
+        if dry_run:
+            near = repository.due()
+            emit(near) if json else say(f"Would renew {', '.join(near)}.")
+            return
+        signatures, left = repository.resign()
+    if json:
+        emit(
+            {
+                "renewed": [vars(g) for g in signatures],
+                "left": [{"role": r, "expires": e, "reason": why} for r, e, why in left],
+            }
+        )
+        return
+    show_signatures(signatures)
+    for role, expires, why in left:
+        say(f"{role} ends {expires:%Y-%m-%d %H:%M} UTC and was not renewed: {why}")
+
+
+def list_all(ctx: typer.Context, root: Root = None, json: Json = False) -> None:
+    """Lists what the repository offers, verified. `kiosk list --json`
+
+    Reads the URL in the settings (or KIOSK_URL), else the repository on this machine.
+    """
+    with reader(settings(ctx), root) as repository:
+        rows = [entry(repository.manifest(ref)) for ref in repository.manifests()]
+        problems = dict(repository.problems)
+    if json:
+        emit(rows)
+    else:
+        table(
+            ["name", "version", "created (UTC)", "size#", "signed by"],
+            [
+                (r["name"], r["version"], r["created"][:16].replace("T", " "), size(r["size"]), r["role"])
+                for r in rows
+            ],
+        )
+    for problem in problems.values():
+        raise problem
+
+
+def show(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="An image or a layer.")],
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Shows a published version: files, digests, packages, who signed it and until when.
+
+    `kiosk show debian-12-minimal`, `kiosk show site/cern/batch@4 --json`
+    """
+    from kiosk.model.names import parse_ref
+
+    with reader(settings(ctx), root) as repository:
+        manifest = repository.manifest(parse_ref(name))
+        versions = [str(r.version) for r in repository.versions(manifest.ref)]
+        roles = {r.name: r for r in repository.roles()}
+    role = roles[manifest.ref.role]
+    facts = {
+        **entry(manifest),
+        "versions": versions,
+        "signers": list(role.keyids),
+        "threshold": role.threshold,
+        "expires": {n: r.expires.isoformat() for n, r in roles.items() if n in (*TOP, role.name)},
+        "packages": package_count(settings(ctx), manifest),
+        "manifest": manifest,
+    }
+    if json:
+        emit(facts)
+        return
+    show_text(manifest, facts, role)
+
+
+TOP = ("root", "targets", "snapshot", "timestamp")
+
+
+def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None:
+    """The same facts for people."""
+    say(f"{manifest.ref}  {manifest.description}")
+    say(f"created    {manifest.created:%Y-%m-%d %H:%M} UTC")
+    say(f"versions   {', '.join(facts['versions'])}")
+    if facts["packages"] is not None:
+        say(f"packages   {facts['packages']}")
+    say(f"signed by  {role.name}: {role.threshold} of {', '.join(k[:16] for k in role.keyids)}")
+    for name, expires in facts["expires"].items():
+        say(f"           {name} valid until {expires[:16].replace('T', ' ')} UTC")
+    table(
+        ["file", "size#", "digest"],
+        [(a.file, size(a.size), a.digest) for a in manifest.artifacts.values()],
+    )
+
+
+def entry(manifest: Manifest) -> dict[str, Any]:
+    """One line of the list."""
+    return {
+        "name": manifest.ref.base,
+        "version": str(manifest.ref.version),
+        "kind": "image" if manifest.schema_ == "kiosk.image/1" else "layer",
+        "description": manifest.description,
+        "created": manifest.created.isoformat(),
+        "size": sum(a.size for a in manifest.artifacts.values()),
+        "role": manifest.ref.role,
+    }
+
+
+def package_count(s: Settings, manifest: Manifest) -> int | None:
+    """How many packages the version's own list has; None where it has no list."""
+    import json
+
+    artifact = manifest.artifacts.get("packages")
+    if artifact is None or artifact.index is None or artifact.size > 64 << 20:
+        return None
+    from kiosk.store.api import DirectoryStore, HttpStore
+    from kiosk.store.fetch import fetch
+
+    source = HttpStore(s.url, proxy=s.proxy) if s.url else DirectoryStore(s.repository)
+    with files.scratch(s.home / "client") as folder:
+        fetch(artifact, folder / artifact.file, source)
+        return len(json.loads((folder / artifact.file).read_bytes()))
+
+
+@contextlib.contextmanager
+def reader(s: Settings, root: Path | None) -> Iterator[TrustedRepository]:
+    """The verifying reader: of the URL in the settings with what it has seen kept, or of the local folder."""
+    from kiosk.trust.client import TrustedRepository
+
+    given = read_root(root or s.root)
+    if s.url:
+        known = s.host / "metadata" / "trusted-root.json"
+        given = given or (read_root(known) if known.exists() else None)
+        folder = s.home / "client"
+        with files.locked(folder / "lock", what="the list of images"):
+            yield TrustedRepository(folder / "metadata", s.url, given, s.proxy)
+        return
+    anchor = s.repository / "metadata" / "1.root.json"
+    if not anchor.exists():
+        raise NotFoundError(
+            "there is no repository here, and no URL of one is set",
+            where=str(s.repository),
+            hint="`kiosk init` makes one; KIOSK_URL (or `url` in kiosk.toml) names one elsewhere.",
+        )
+    with files.scratch(s.home / "client") as folder:
+        yield TrustedRepository(folder / "metadata", s.repository, given or anchor.read_bytes())
+
+
+def read_root(path: Path | None) -> bytes | None:
+    """The root of trust that was named, of bounded size."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as f:
+            return f.read(1 << 20)
+    except OSError as e:
+        raise UsageError(f"can't read the root of trust: {e.strerror}", where=str(path)) from None

@@ -1,0 +1,143 @@
+"""The steps of `kiosk vm start`: choose versions, check them against what is signed, start, wait."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiosk import files, progress
+from kiosk.cloud import ready, untrusted
+from kiosk.cloud.api import VmSpec, VmState
+from kiosk.cloud.hostcache import SYNC, HostCache
+from kiosk.cloud.qemu import argv
+from kiosk.cloud.qemu.driver import QemuCloud
+from kiosk.cloud.qemu.record import HOSTNAME
+from kiosk.errors import GuestError, PolicyError, UsageError, VerificationError
+from kiosk.model.flavour import Flavour
+from kiosk.model.manifest import read_manifest
+from kiosk.model.names import ImageRef, LayerRef, Ref, manifest_path, parse_manifest_path
+
+MOST_LAYERS = 16
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for, as typed."""
+
+    image: str
+    layers: tuple[str, ...]
+    flavour: str
+    name: str | None
+    lifetime: int | None
+    network: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be started: everything with its version."""
+
+    image: ImageRef
+    layers: tuple[LayerRef, ...]
+    flavour: Flavour
+    name: str
+    lifetime: int | None
+    network: bool
+
+
+def plan(cache: HostCache, order: Order) -> Plan:
+    """Chooses versions from the host cache. NotFoundError, UsageError or PolicyError when it can't be."""
+    image = cache.resolve(ImageRef.parse(order.image))
+    assert isinstance(image, ImageRef)
+    layers: list[LayerRef] = []
+    for text in order.layers:
+        ref = cache.resolve(LayerRef.parse(text))
+        assert isinstance(ref, LayerRef)
+        if ref.base in [other.base for other in layers]:
+            raise UsageError(f"the layer {ref.base} is named twice")
+        made_for = cache.layer(ref).images
+        if made_for and image.name not in made_for:
+            raise PolicyError(f"the layer {ref} is made for {', '.join(made_for)}, not for {image.name}")
+        layers.append(ref)
+    if len(layers) > MOST_LAYERS:
+        raise UsageError(f"a VM can have {MOST_LAYERS} layers, not {len(layers)}")
+    name = order.name or f"{image.name[:40].rstrip('-')}-{secrets.token_hex(3)}"
+    if not re.fullmatch(HOSTNAME, name):
+        raise UsageError(
+            f"{name!r} is not a host name", hint="Letters, digits, dashes and dots: --name node-1"
+        )
+    if order.lifetime is not None and not 60 <= order.lifetime <= 366 * 86400:
+        raise UsageError("a lifetime is from one minute to a year", hint="--lifetime 24h")
+    return Plan(image, tuple(layers), Flavour.parse(order.flavour), name, order.lifetime, order.network)
+
+
+def launch(
+    driver: QemuCloud, metadata: Path, planned: Plan, timeout: float | None
+) -> tuple[VmState, float | None]:
+    """Starts the VM; with a timeout waits until it is ready and returns how long that took.
+
+    A VM that does not come up is ended, also by Ctrl-C; its console and report are kept and named.
+    """
+    with files.scratch(driver.vms, prefix="bundle-") as bundle:
+        make_bundle(driver.cache, metadata, (planned.image, *planned.layers), bundle)
+        state = driver.start(
+            VmSpec(
+                name=planned.name,
+                image=planned.image,
+                layers=planned.layers,
+                flavour=planned.flavour,
+                bundle=bundle,
+                lifetime=planned.lifetime,
+                network=planned.network,
+            )
+        )
+    if timeout is None:
+        return state, None
+    log = driver.folder(state.id) / argv.CONSOLE_LOG
+    try:
+        took = wait(driver, state.id, log, timeout)
+    except ready.NotReady as e:
+        driver.give_up(state.id, stage=e.stage, reason=e.reason)
+        raise GuestError(e.what, where=state.name, hint=explanation(state.id, log)) from None
+    except KeyboardInterrupt:
+        driver.stop(state.id, now=True)
+        raise
+    return driver.show(state.id), took
+
+
+def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle: Path) -> None:
+    """Exports the signed metadata for these versions, which must be the very ones in the cache."""
+    from kiosk.trust.bundle import export
+
+    export(metadata, [manifest_path(ref) for ref in refs], bundle)
+    signed = {}
+    for path in sorted((bundle / "targets").rglob("*.json")):
+        digest, _, name = path.name.partition(".")
+        ref = parse_manifest_path(str((path.parent / name).relative_to(bundle / "targets")))
+        signed[ref] = read_manifest(path.read_bytes(), where=digest)
+    for ref in refs:
+        if signed.get(ref) != cache.manifest(ref):
+            raise VerificationError(f"{ref} in the host cache is not what is signed", hint=SYNC)
+
+
+def wait(driver: QemuCloud, id: str, log: Path, timeout: float) -> float:
+    """Waits with a bar that shows the stage, or the last line of the console before there is one."""
+    with progress.bar("booting", int(timeout), unit=" s") as bar:
+
+        def on_look(state: VmState, waited: float) -> None:
+            bar.n = min(int(waited), int(timeout))
+            if state.stage:
+                bar.set_description_str(state.stage, refresh=False)
+            elif not bar.disable:
+                bar.set_postfix_str("".join(untrusted.last_lines(log, 1))[:40], refresh=False)
+            bar.refresh()
+
+        return ready.wait(lambda: driver.show(id), timeout=timeout, on_look=on_look)
+
+
+def explanation(id: str, log: Path) -> str:
+    """What the end of the console says, and where the rest is."""
+    lines = [f"  | {line}" for line in untrusted.last_lines(log, 8)]
+    shown = "\n".join(["The end of its console:", *lines]) if lines else "Its console is empty."
+    return f"{shown}\n  All of it: {log}\n  `kiosk vm stop {id}` removes it."

@@ -1,0 +1,82 @@
+"""What kiosk asks of a cloud: start a VM, list all VMs in one call, stop one; and say what it can't do.
+
+A driver writes its intent down before it acts, so that every VM it ever started is in `list` until it is
+stopped. A VM is thrown away when it ends: nothing in it is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from kiosk.model.flavour import Flavour
+from kiosk.model.names import ImageRef, LayerRef
+
+Phase = Literal["starting", "booting", "ready", "stopping", "failed", "stopped"]
+"""starting: the machine is being made; booting: it runs; ready: its guest verified everything and said so;
+stopping: the guest is shutting down; failed: it will never be ready (see `reason`); stopped: it ended itself."""
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """A VM to start. Image and layers have versions; `bundle` is a folder with the signed metadata and
+    manifests from which the guest verifies its layers; `lifetime` is in seconds."""
+
+    name: str
+    image: ImageRef
+    layers: tuple[LayerRef, ...]
+    flavour: Flavour
+    bundle: Path
+    lifetime: int | None = None
+    network: bool = True
+
+
+@dataclass(frozen=True)
+class VmState:
+    """One VM as a single look found it. `stage` is the last one that the guest reported."""
+
+    id: str
+    uuid: str
+    name: str
+    image: str
+    layers: tuple[str, ...]
+    flavour: str
+    phase: Phase
+    created: datetime
+    stage: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a cloud can do beyond the three calls."""
+
+    layers: bool
+    """Attaches layers as disks of their own."""
+    report: bool
+    """Carries the guest's report (stages, attestation) to us."""
+    console: bool
+    execute: bool
+
+
+class Cloud(Protocol):
+    """The interface. Each call is bounded in time and raises KioskErrors only."""
+
+    @property
+    def name(self) -> str:
+        """The driver's name."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this cloud can do."""
+
+    def start(self, spec: VmSpec) -> VmState:
+        """Starts a VM and returns at once; nothing is left of it when this raises."""
+
+    def list_vms(self) -> list[VmState]:
+        """All VMs that were started and not yet stopped, in one look."""
+
+    def stop(self, id: str, *, now: bool = False) -> None:
+        """Ends a VM and removes what is left of it: in order, or with `now` at once. NotFoundError."""

@@ -1,0 +1,99 @@
+"""Configuration: TOML files read strictly, and where kiosk keeps its things.
+
+Everything lives below one folder, `home` (KIOSK_HOME, else /var/lib/kiosk), unless the configuration
+file (--config, KIOSK_CONFIG, else /etc/kiosk/kiosk.toml where it exists) says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kiosk.errors import UsageError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path, model: type[Model]) -> Model:
+    """Reads a TOML file as `model`; UsageError naming file and key when it does not fit."""
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise UsageError("is larger than 1 MiB", where=str(path))
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UsageError("there is no such file", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"is not valid TOML: {e}", where=str(path)) from None
+    except ValidationError as e:
+        fault = e.errors(include_url=False)[0]
+        key = ".".join(str(p) for p in fault["loc"]) or "document"
+        known = ", ".join(sorted(f.alias or n for n, f in model.model_fields.items()))
+        what = (
+            f"unknown key {key!r}"
+            if fault["type"] == "extra_forbidden"
+            else f"{key}: missing"
+            if fault["type"] == "missing"
+            else f"{key}: {fault['msg'].removeprefix('Value error, ')}"
+        )
+        raise UsageError(what, where=str(path), hint=f"Keys of this file: {known}") from None
+
+
+class Settings(BaseModel):
+    """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Path("/var/lib/kiosk")
+    url: str | None = None
+    proxy: str | None = None
+    root: Path | None = None
+    recipes: Path | None = None
+    cache: Path | None = None
+
+    @property
+    def images(self) -> Path:
+        """Built images and layers: NAME/VERSION/ (a layer's NAME is KIND/OWNER/NAME)."""
+        return self.home / "built"
+
+    @property
+    def build_cache(self) -> Path:
+        """Trees and packages kept between builds."""
+        return self.cache or self.home / "cache"
+
+    @property
+    def repository(self) -> Path:
+        """The static repository that is served: metadata/ targets/ objects/."""
+        return self.home / "repository"
+
+    @property
+    def keys(self) -> Path:
+        """Private keys, encrypted."""
+        return self.home / "keys"
+
+    @property
+    def host(self) -> Path:
+        """A hypervisor's cache of verified images and layers."""
+        return self.home / "host"
+
+    @property
+    def vms(self) -> Path:
+        """Running VMs."""
+        return self.home / "vms"
+
+
+def load(path: Path | None = None) -> Settings:
+    """The settings: the file, then the environment (KIOSK_HOME, KIOSK_URL, ...) over it."""
+    named = path or (Path(os.environ["KIOSK_CONFIG"]) if os.environ.get("KIOSK_CONFIG") else None)
+    default = Path("/etc/kiosk/kiosk.toml")
+    file = named or (default if default.exists() else None)
+    settings = read_toml(file, Settings) if file else Settings()
+    over = {
+        key: os.environ[f"KIOSK_{key.upper()}"]
+        for key in ("home", "url", "proxy", "root", "recipes", "cache")
+        if os.environ.get(f"KIOSK_{key.upper()}")
+    }
+    return Settings.model_validate({**settings.model_dump(), **over})

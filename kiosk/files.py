@@ -1,0 +1,174 @@
+"""Files that are never half-written: atomic replacement, locks, digests, sparse copies.
+
+Everything here that replaces a file guarantees that a reader, a crash, or a full disk meets the old
+content or the new one, never a part of it (rename(2) is atomic; the data is on disk before the rename).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from kiosk.errors import BusyError, KioskError, StorageError
+
+CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turns an OSError about space, permission or a read-only disk into a StorageError naming `where`."""
+    try:
+        yield
+    except OSError as e:
+        hints = {
+            errno.ENOSPC: "Free some space and run the command again; nothing was left half-written.",
+            errno.EDQUOT: "The disk quota is used up; free some space and run the command again.",
+            errno.EACCES: "Run the command as a user who may write there (or with sudo).",
+            errno.EPERM: "Run the command as a user who may write there (or with sudo).",
+            errno.EROFS: "The file system is read-only; choose another folder.",
+        }
+        if e.errno in hints:
+            raise StorageError(
+                os.strerror(e.errno), where=str(e.filename or where), hint=hints[e.errno]
+            ) from e
+        raise
+
+
+def fsync_dir(path: Path) -> None:
+    """Makes renames and removals in `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Opens a new file that takes `path`'s place when the block ends well, and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as f:
+                yield f
+                f.flush()
+                os.fchmod(f.fileno(), mode)
+                os.fsync(f.fileno())
+            temporary.replace(path)
+            fsync_dir(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Writes `data` to `path` atomically and durably."""
+    with replacing(path, mode=mode) as f:
+        f.write(data)
+
+
+def point(link: Path, target: str) -> None:
+    """Makes the symbolic link `link` point at `target`, atomically, whatever it pointed at before."""
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(6)}.new")
+    with storage_errors(link):
+        temporary.symlink_to(target)
+        try:
+            temporary.replace(link)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_dir(link.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, what: str) -> Iterator[None]:
+    """Holds an exclusive lock (flock) on `path`; BusyError at once when another process has it.
+
+    The kernel drops the lock when its holder dies, so a lock is never stale.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = path.open("ab")
+    with f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"another kiosk is already working on {what}",
+                where=str(path),
+                hint="Wait until it has finished and run the command again.",
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, *, prefix: str = "scratch-") -> Iterator[Path]:
+    """A private folder below `parent`, removed with all it holds when the block ends, however it ends.
+
+    Folders that a killed process left behind are removed as well: each holds a lock while it is in use.
+    """
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for old in parent.glob(f"{prefix}*.lock"):
+            with contextlib.suppress(BusyError), locked(old, what=str(old)):
+                remove_tree(old.with_suffix(""))
+                old.unlink(missing_ok=True)
+        folder = parent / f"{prefix}{secrets.token_hex(6)}"
+        lock = folder.with_suffix(".lock")
+    with locked(lock, what=str(folder)):
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            remove_tree(folder)
+            lock.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes `path` and what is below it; refuses where anything is still mounted below it."""
+    if not path.exists():
+        return
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+    below = [m for m in (line.split(" ")[1] for line in mounts.splitlines()) if Path(m).is_relative_to(path)]
+    if below:
+        raise KioskError(f"{below[0]} is still mounted, so {path} is not removed", hint=f"umount {below[0]}")
+    shutil.rmtree(path)
+
+
+def sha256(source: Path | IO[bytes]) -> str:
+    """The digest `sha256:HEX` of a file's content, streamed."""
+    if isinstance(source, Path):
+        with source.open("rb") as f:
+            return "sha256:" + hashlib.file_digest(f, "sha256").hexdigest()
+    return "sha256:" + hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copies a file, keeping its holes, sharing blocks where the file system can (FICLONE, then SEEK_DATA)."""
+    ficlone = 0x40049409
+    with storage_errors(target), source.open("rb") as src, target.open("wb") as dst:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(dst.fileno(), ficlone, src.fileno())
+            return
+        size = os.fstat(src.fileno()).st_size
+        os.ftruncate(dst.fileno(), size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(src.fileno(), at, os.SEEK_DATA)
+            except OSError as e:
+                if e.errno == errno.ENXIO:
+                    return
+                raise
+            end = os.lseek(src.fileno(), at, os.SEEK_HOLE)
+            os.lseek(dst.fileno(), at, os.SEEK_SET)
+            os.lseek(src.fileno(), at, os.SEEK_SET)
+            while at < end:
+                at += os.sendfile(dst.fileno(), src.fileno(), None, min(CHUNK * 16, end - at))

@@ -1,0 +1,156 @@
+"""Manifests: what a version of an image or a layer is, to the byte. The signed targets of the repository.
+
+A build writes a folder `NAME/VERSION/` with `manifest.json` and the files that it names; publishing cuts
+those files into objects and signs the manifest with each artifact's index filled in. From then on the
+manifest vouches for every byte, wherever the bytes come from.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from kiosk.model.base import Digest, Document, Size
+from kiosk.model.names import ImageRef, LayerKind, LayerRef, Name, Version, VersionText
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]{0,400}$")]
+
+
+class Object(Document):
+    """Stored bytes, named by digest."""
+
+    digest: Digest
+    size: Size
+
+
+class Artifact(Document):
+    """A file of a version: its name in the version's folder, size in bytes, digest, and, once published,
+    the object that holds the index from which a store rebuilds it."""
+
+    file: FileName
+    size: Size
+    digest: Digest
+    index: Object | None = None
+
+
+class Partition(Document):
+    """One partition of the disk; offset and size in bytes, type and uuid as GPT writes them."""
+
+    label: str
+    type: str
+    uuid: str
+    offset: Size
+    size: Size
+
+
+class Verity(Document):
+    """dm-verity over the root partition (see veritysetup(8)); `data` and `hash` are partition labels."""
+
+    root_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    salt: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]*$")]
+    data: str
+    hash: str
+
+
+class Source(Document):
+    """What an image was made from. `date` is SOURCE_DATE_EPOCH, seconds; `tree` the digest of the tree."""
+
+    kind: Literal["recipe", "golden-node"]
+    name: str
+    digest: Digest
+    tree: Digest
+    date: int
+
+
+class LayerPolicy(Document):
+    """What layers may do to this image: the /etc paths (fnmatch patterns) that they may add files under,
+    and whether they may declare users, services, and environment variables."""
+
+    etc: tuple[str, ...] = ()
+    users: bool = True
+    services: bool = True
+    environment: bool = True
+
+
+class ImageManifest(Document):
+    """A version of an image. `artifacts` has at least disk, kernel, initrd, packages, files."""
+
+    schema_: Literal["kiosk.image/1"] = Field("kiosk.image/1", alias="schema")
+    name: Name
+    version: VersionText
+    description: str = ""
+    architecture: Literal["x86_64"]
+    os: str
+    release: str
+    created: datetime
+    source: Source
+    partitions: tuple[Partition, ...]
+    verity: Verity
+    cmdline: str
+    policy: LayerPolicy
+    artifacts: dict[FileName, Artifact]
+
+    @property
+    def ref(self) -> ImageRef:
+        """Its name and version."""
+        return ImageRef(self.name, Version.parse(self.version))
+
+
+class User(Document):
+    """An account that a layer declares. It has no password; system accounts stay below 1000."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
+    uid: Annotated[int, Field(ge=200, le=60000)]
+    home: GuestPath = "/nonexistent"
+    shell: GuestPath = "/usr/sbin/nologin"
+    comment: str = ""
+
+
+class EtcFile(Document):
+    """A file below /etc that a layer adds; `source` is a path inside the layer."""
+
+    path: GuestPath
+    source: str
+    mode: Literal["0644", "0755"] = "0644"
+
+
+class Declarations(Document):
+    """All that a layer may do besides filling its prefix. `services` are unit files inside the layer."""
+
+    environment: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")], str] = Field({})
+    users: tuple[User, ...] = ()
+    services: tuple[str, ...] = ()
+    files: tuple[EtcFile, ...] = ()
+
+
+class LayerManifest(Document):
+    """A version of a layer. `artifacts` has `layer`: the read-only SquashFS image."""
+
+    schema_: Literal["kiosk.layer/1"] = Field("kiosk.layer/1", alias="schema")
+    kind: LayerKind
+    owner: Name
+    name: Name
+    version: VersionText
+    description: str = ""
+    created: datetime
+    prefix: GuestPath
+    images: tuple[Name, ...]
+    declares: Declarations
+    artifacts: dict[FileName, Artifact]
+
+    @property
+    def ref(self) -> LayerRef:
+        """Its kind, owner, name and version."""
+        return LayerRef(self.kind, self.owner, self.name, Version.parse(self.version))
+
+
+Manifest = ImageManifest | LayerManifest
+
+
+def read_manifest(data: bytes, *, where: str) -> Manifest:
+    """Reads either kind by its schema; VerificationError when it is neither."""
+    kind = LayerManifest if b'"kiosk.layer/1"' in data else ImageManifest
+    return kind.from_json(data, where=where)

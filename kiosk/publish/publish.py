@@ -1,0 +1,200 @@
+"""`publish`: the only way a version gets into the repository, for images and layers alike.
+
+Objects first, then the manifest as a signed target, then the metadata, timestamp.json last: a reader sees the
+version complete or not at all. Interrupted anywhere, the same call completes it and stores nothing twice. A
+version that is published never changes, and versions only go up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiosk.config import Settings
+from kiosk.errors import CorruptError, NotFoundError, PolicyError, StorageError
+from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
+from kiosk.model.names import Ref, manifest_path, parse_manifest_path
+from kiosk.progress import bar
+from kiosk.publish.built import check_digests, read_built
+from kiosk.store.api import DirectoryStore
+from kiosk.store.cut import publish_file
+from kiosk.store.known import KnownBlocks, rebuild
+from kiosk.store.objects import named
+from kiosk.trust.names import served_target
+from kiosk.trust.signing.keys import Ask, Keys
+from kiosk.trust.signing.repository import Repository, Signature
+
+Check = Callable[[Manifest, Path], None]
+"""Looks at a built version before it is signed and raises what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """One file of the version: its size, and what of it had to be added to the store."""
+
+    name: str
+    size: int
+    new_objects: int
+    new_bytes: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publication stored and signed. `already` when the version was there, the same to the byte."""
+
+    ref: Ref
+    role: str
+    artifacts: tuple[StoredArtifact, ...]
+    signatures: tuple[Signature, ...]
+    seconds: float
+    already: bool = False
+
+    @property
+    def size(self) -> int:
+        """The bytes of all artifacts."""
+        return sum(a.size for a in self.artifacts)
+
+    @property
+    def new_objects(self) -> int:
+        """Objects that the store did not have."""
+        return sum(a.new_objects for a in self.artifacts)
+
+    @property
+    def new_bytes(self) -> int:
+        """What those take in the store."""
+        return sum(a.new_bytes for a in self.artifacts)
+
+
+def publish(
+    settings: Settings, folder: Path, ask: Ask, *, checks: Sequence[Check] = (), dry_run: bool = False
+) -> Published:
+    """Publishes the built version in `folder`, after `checks` have seen it. With `dry_run` everything is
+    read and checked, and nothing written; no passphrase is asked for."""
+    begin = time.monotonic()
+    manifest = read_built(folder)
+    ref = manifest.ref
+    repository = Repository(settings.repository, Keys(settings.keys), ask)
+    for check in checks:
+        check(manifest, folder)
+    total = sum(a.size for a in manifest.artifacts.values())
+    with repository.locked(), bar(f"publish {ref}", total) as progress:
+        already = is_published(repository, manifest)
+        if already or dry_run:
+            check_digests(folder, manifest, progress.update)
+            unchanged = tuple(StoredArtifact(n, a.size, 0, 0) for n, a in manifest.artifacts.items())
+            return Published(ref, ref.role, unchanged, (), time.monotonic() - begin, already)
+        repository.open_keys(ref.role, "snapshot", "timestamp")
+        with KnownBlocks(settings.repository.with_name("known-blocks.sqlite")) as known:
+            store = Counting(settings.repository)
+            if known.empty:
+                rebuild(known, store, published_indexes(repository))
+            indexed, stored = {}, []
+            for name, artifact in manifest.artifacts.items():
+                indexed[name], one = store_artifact(folder, name, artifact, store, known, progress.update)
+                stored.append(one)
+        signed = manifest.model_copy(update={"artifacts": indexed})
+        signatures = repository.publish(ref.role, manifest_path(ref), signed.to_json())
+    return Published(ref, ref.role, tuple(stored), tuple(signatures), time.monotonic() - begin)
+
+
+def is_published(repository: Repository, manifest: Manifest) -> bool:
+    """Whether this very version is there. PolicyError when one of its number with other content is, or when
+    a newer one is."""
+    ref = manifest.ref
+    listed = repository.role(ref.role).signed.targets
+    if (target := listed.get(manifest_path(ref))) is not None:
+        there = read_published(repository, manifest_path(ref), target.hashes["sha256"])
+        if without_indexes(there) == without_indexes(manifest):
+            return True
+        raise PolicyError(
+            f"{ref} is published already, with other content",
+            where=str(repository.folder),
+            hint="A published version never changes. Build it with a higher version.",
+        )
+    others = [r for path in listed if (r := parse_manifest_path(path)) is not None and r.base == ref.base]
+    newest = max((r.version for r in others if r.version is not None), default=None)
+    assert ref.version is not None
+    if newest is not None and newest > ref.version:
+        raise PolicyError(
+            f"{ref} is older than version {newest}, which is published",
+            where=str(repository.folder),
+            hint="Versions only go up, so that nobody can be brought back to an old one. Build a higher version.",
+        )
+    return False
+
+
+def store_artifact(
+    folder: Path,
+    name: str,
+    artifact: Artifact,
+    store: Counting,
+    known: KnownBlocks,
+    progress: Callable[[int], object],
+) -> tuple[Artifact, StoredArtifact]:
+    """Cuts one artifact into objects, making sure that it is the file which the manifest names."""
+    objects, stored = store.new_objects, store.new_bytes
+    try:
+        index = publish_file(folder / artifact.file, store, known, progress, digest=artifact.digest)
+    except CorruptError as e:
+        raise CorruptError(
+            e.what,
+            where=e.where or str(folder / artifact.file),
+            hint=e.hint or "The built files were changed; build the version again.",
+        ) from None
+    except sqlite3.OperationalError as e:  # the list of known blocks stands on the repository's disk
+        raise StorageError(
+            str(e), where=str(known.path), hint="Free some space and run the command again."
+        ) from None
+    one = StoredArtifact(name, artifact.size, store.new_objects - objects, store.new_bytes - stored)
+    return artifact.model_copy(update={"index": index}), one
+
+
+class Counting(DirectoryStore):
+    """The repository's objects, counting those that were not there before."""
+
+    def __init__(self, repository: Path) -> None:
+        super().__init__(repository)
+        self.new_objects = 0
+        self.new_bytes = 0
+        self._counting = threading.Lock()
+
+    def write(self, data: bytes) -> Object:
+        """Writes, and counts if the object was not there. Several threads write at a time."""
+        there = self.has(named(data))
+        made = super().write(data)
+        if not there:
+            with self._counting:
+                self.new_objects += 1
+                self.new_bytes += made.size
+        return made
+
+
+def published_indexes(repository: Repository) -> Iterator[Object]:
+    """The indexes of all that is published, for a lost memory of known blocks."""
+    for role in repository.roles():
+        for path, target in repository.role(role).signed.targets.items():
+            manifest = read_published(repository, path, target.hashes["sha256"])
+            yield from (a.index for a in manifest.artifacts.values() if a.index is not None)
+
+
+def read_published(repository: Repository, path: str, hexdigest: str) -> Manifest:
+    """A manifest from the repository's folder, checked against its signed digest."""
+    file = repository.folder / "targets" / served_target(path, hexdigest)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError("this signed manifest is missing from the repository", where=str(file)) from None
+    if hashlib.sha256(data).hexdigest() != hexdigest:
+        raise CorruptError("differs from what was signed", where=str(file))
+    return read_manifest(data, where=str(file))
+
+
+def without_indexes(manifest: Manifest) -> Manifest:
+    """The manifest as a build wrote it."""
+    bare = {n: a.model_copy(update={"index": None}) for n, a in manifest.artifacts.items()}
+    return manifest.model_copy(update={"artifacts": bare})

@@ -1,0 +1,223 @@
+"""The index of a file: which blocks of which packs stand where, and the digest of every region.
+
+Written and read exactly as docs/format.md says. Every index that `decode` returns is sound in itself: its runs
+name packs of its table and slots inside them, lie inside the file in ascending order (the encoding can't
+express an overlap), and there is one digest for each region. It says nothing yet about whether the file so
+made is the right one; regions and the artifact's digest do.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kiosk.errors import CorruptError, UsageError
+from kiosk.model.manifest import Object
+from kiosk.store import wire
+from kiosk.store.objects import ObjectSource
+
+BLOCK = 4096
+REGION = 1 << 20
+PACK_BLOCKS = 2048
+"""The most blocks in a pack that a reader accepts (8 MiB)."""
+MAX_FILE = 1 << 40
+MAX_CONTENT = 64 << 20
+"""The most bytes of an index's content: about three million runs, or a terabyte's regions."""
+MAX_STORED = 32 << 20
+LEVEL = 9
+
+_SECTION = struct.Struct("<4sI")
+_HEAD = struct.Struct("<QII")
+_PACK = struct.Struct("<32sII")
+_RUN_BYTES = 16
+
+
+class Pack(NamedTuple):
+    """A pack of the table: the object that holds it and how many blocks are in it."""
+
+    object: Object
+    blocks: int
+
+
+class Run(NamedTuple):
+    """`length` blocks from `slot` on in the pack number `pack`, standing at block `to` of the file."""
+
+    to: int
+    pack: int
+    slot: int
+    length: int
+
+
+class Runs:
+    """Runs as four columns of 32-bit numbers, 16 bytes a run, in ascending order of `to`."""
+
+    def __init__(self) -> None:
+        self.to, self.pack, self.slot, self.count = (array("I") for _ in range(4))
+
+    def __len__(self) -> int:
+        return len(self.to)
+
+    def __iter__(self) -> Iterator[Run]:
+        return map(Run, self.to, self.pack, self.slot, self.count)
+
+    def __getitem__(self, i: int) -> Run:
+        return Run(self.to[i], self.pack[i], self.slot[i], self.count[i])
+
+    def append(self, to: int, pack: int, slot: int, count: int) -> None:
+        """Adds a run at the end, as part of the last one where it goes on from there."""
+        if self.to:
+            n = self.count[-1]
+            if self.pack[-1] == pack and self.slot[-1] + n == slot and self.to[-1] + n == to:
+                self.count[-1] += count
+                return
+        self.to.append(to)
+        self.pack.append(pack)
+        self.slot.append(slot)
+        self.count.append(count)
+
+
+@dataclass(frozen=True)
+class Index:
+    """A file as packs, runs, and regions; what no run covers is zero."""
+
+    size: int
+    packs: tuple[Pack, ...]
+    regions: bytes
+    runs: Runs
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in the file, the last one perhaps in part."""
+        return -(-self.size // BLOCK)
+
+    @property
+    def region_count(self) -> int:
+        """Regions in the file, the last one perhaps in part."""
+        return -(-self.size // REGION)
+
+    def region_digest(self, region: int) -> bytes:
+        """The SHA-256 of a region's bytes."""
+        return self.regions[32 * region : 32 * region + 32]
+
+
+def encode(index: Index) -> bytes:
+    """The stored bytes of an index. The same index gives the same bytes."""
+    sections = {
+        b"HEAD": _HEAD.pack(index.size, BLOCK, REGION),
+        b"PACK": b"".join(
+            _PACK.pack(bytes.fromhex(p.object.digest[7:]), p.object.size, p.blocks) for p in index.packs
+        ),
+        b"RGNS": index.regions,
+        b"RUNS": _encode_runs(index.runs),
+    }
+    content = b"".join(_SECTION.pack(tag, len(data)) + data for tag, data in sections.items())
+    if index.size > MAX_FILE or len(content) > MAX_CONTENT:
+        raise UsageError(f"the file is too large or too scattered for one index ({len(index.runs)} runs)")
+    return wire.seal(wire.INDEX, content, level=LEVEL)
+
+
+def decode(stored: bytes, where: str) -> Index:
+    """Reads the stored bytes of an index; CorruptError naming `where` and the fault unless it is sound."""
+    content = memoryview(wire.unseal(wire.INDEX, stored, limit=MAX_CONTENT, where=where))
+    sections = _sections(content, where)
+    if len(sections[b"HEAD"]) != _HEAD.size:
+        raise CorruptError("its HEAD section has a wrong size", where=where)
+    size, block, region = _HEAD.unpack(sections[b"HEAD"])
+    if (block, region) != (BLOCK, REGION) or size > MAX_FILE:
+        raise CorruptError(f"has blocks of {block}, regions of {region}, a file of {size} bytes", where=where)
+    packs = _decode_packs(sections[b"PACK"], where)
+    regions = bytes(sections[b"RGNS"])
+    if len(regions) != 32 * -(-size // REGION):
+        raise CorruptError("has not one digest for each region", where=where)
+    runs = _decode_runs(sections[b"RUNS"], packs, -(-size // BLOCK), where)
+    return Index(size, packs, regions, runs)
+
+
+def load(source: ObjectSource, wanted: Object) -> Index:
+    """Reads an index from a source, if it is not larger than a reader should load."""
+    if wanted.size > MAX_STORED:
+        raise CorruptError(
+            f"an index of {wanted.size} bytes is more than any kiosk writes", where=wanted.digest
+        )
+    return decode(source.read(wanted), wanted.digest)
+
+
+def _sections(content: memoryview, where: str) -> dict[bytes, memoryview]:
+    """The sections that must be there, each once. Others are skipped where their tag begins in lower case."""
+    found: dict[bytes, memoryview] = {}
+    at = 0
+    while at < len(content):
+        if len(content) - at < _SECTION.size:
+            raise CorruptError(f"ends in the middle of a section at {at}", where=where)
+        tag, length = _SECTION.unpack_from(content, at)
+        at += _SECTION.size
+        if length > len(content) - at:
+            raise CorruptError(f"the section {tag!r} is longer than the index", where=where)
+        if tag in found:
+            raise CorruptError(f"has two sections {tag!r}", where=where)
+        if tag not in (b"HEAD", b"PACK", b"RGNS", b"RUNS") and not tag[:1].islower():
+            raise CorruptError(
+                f"has a section {tag!r} that this kiosk does not know", where=where, hint="Update kiosk."
+            )
+        found[tag] = content[at : at + length]
+        at += length
+    for tag in (b"HEAD", b"PACK", b"RGNS", b"RUNS"):
+        if tag not in found:
+            raise CorruptError(f"has no section {tag.decode()}", where=where)
+    return found
+
+
+def _decode_packs(data: memoryview, where: str) -> tuple[Pack, ...]:
+    if len(data) % _PACK.size:
+        raise CorruptError("its PACK section has a wrong size", where=where)
+    packs: list[Pack] = []
+    for digest, size, blocks in _PACK.iter_unpack(data):
+        if not 1 <= blocks <= PACK_BLOCKS or not wire.HEADER_SIZE < size <= wire.largest(blocks * BLOCK):
+            raise CorruptError(f"pack {len(packs)} has {blocks} blocks in {size} bytes", where=where)
+        packs.append(Pack(Object(digest="sha256:" + digest.hex(), size=size), blocks))
+    if len({p.object.digest for p in packs}) != len(packs):
+        raise CorruptError("names a pack twice", where=where)
+    return tuple(packs)
+
+
+def _little(column: array[int]) -> array[int]:
+    if sys.byteorder == "big":  # the format is little-endian everywhere
+        column = array("I", column)
+        column.byteswap()
+    return column
+
+
+def _encode_runs(runs: Runs) -> bytes:
+    gaps = array("I")
+    end = 0
+    for to, count in zip(runs.to, runs.count, strict=True):
+        gaps.append(to - end)
+        end = to + count
+    return b"".join(_little(c).tobytes() for c in (gaps, runs.pack, runs.slot, runs.count))
+
+
+def _decode_runs(data: memoryview, packs: tuple[Pack, ...], blocks: int, where: str) -> Runs:
+    if len(data) % _RUN_BYTES:
+        raise CorruptError("its RUNS section has a wrong size", where=where)
+    step = len(data) // 4
+    columns: list[array[int]] = []
+    for i in range(4):
+        column = array("I")
+        column.frombytes(data[i * step : (i + 1) * step])
+        columns.append(_little(column))
+    runs = Runs()
+    _, runs.pack, runs.slot, runs.count = columns
+    held = [p.blocks for p in packs]
+    end = 0
+    for i, (gap, pack, slot, count) in enumerate(zip(*columns, strict=True)):
+        if pack >= len(held) or not count or slot + count > held[pack]:
+            raise CorruptError(f"run {i} takes {count} blocks from {slot} of pack {pack}", where=where)
+        runs.to.append(min(end + gap, 0xFFFFFFFF))
+        end += gap + count
+        if end > blocks:
+            raise CorruptError(f"run {i} ends at block {end} of a file of {blocks}", where=where)
+    return runs

@@ -1,0 +1,170 @@
+"""What a repository's store holds: counted, and re-read to the last byte.
+
+The versions are taken from the manifests below `targets/`, as they stand there: this counts and checks bytes
+for the keeper of the repository. Whether a manifest is signed is not asked here, and readers don't rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from kiosk.errors import CorruptError, VerificationError
+from kiosk.model.base import Document
+from kiosk.model.manifest import Manifest, Object, read_manifest
+from kiosk.store import wire
+from kiosk.store.directory import DirectoryStore
+from kiosk.store.index import BLOCK, PACK_BLOCKS, load
+from kiosk.store.known import KnownBlocks, rebuild
+from kiosk.store.objects import MissingObject, Progress, path_of, quiet
+
+MANIFEST_LIMIT = 1 << 22
+
+
+class Stats(Document):
+    """`versions`, their files and those files' bytes; the objects in the store; those that no version names
+    (a publish that was interrupted, or a version that was withdrawn)."""
+
+    versions: int
+    files: int
+    file_bytes: int
+    objects: int
+    object_bytes: int
+    indexes: int
+    index_bytes: int
+    packs: int
+    pack_bytes: int
+    unnamed: int
+    unnamed_bytes: int
+
+
+class Damage(Document):
+    """One object that is wrong: where it stands and what is the matter; the versions that need it."""
+
+    object: str
+    path: str
+    what: str
+    versions: tuple[str, ...]
+
+
+class Check(Document):
+    """What a verification read, and what was wrong."""
+
+    objects: int
+    object_bytes: int
+    damaged: tuple[Damage, ...]
+
+
+def manifests(repository: Path) -> Iterator[Manifest]:
+    """Every version's manifest below `targets/`, each once."""
+    seen: set[str] = set()
+    for path in sorted((repository / "targets").rglob("*.json")):
+        with path.open("rb") as f:
+            data = f.read(MANIFEST_LIMIT)
+        try:
+            found = read_manifest(data, where=str(path))
+        except VerificationError:
+            continue  # a target of another kind
+        if str(found.ref) not in seen:
+            seen.add(str(found.ref))
+            yield found
+
+
+def indexes(repository: Path) -> list[Object]:
+    """The index objects that the manifests name."""
+    found = {a.index.digest: a.index for m in manifests(repository) for a in m.artifacts.values() if a.index}
+    return list(found.values())
+
+
+def stats(repository: Path) -> Stats:
+    """Counts everything, without reading packs."""
+    store = DirectoryStore(repository)
+    sizes = {o.digest: o.size for o in store.objects()}
+    versions = list(manifests(repository))
+    files = [a for m in versions for a in m.artifacts.values()]
+    named_indexes = {a.index.digest for a in files if a.index}
+    named_packs = set(_users(repository, [])) - named_indexes
+    unnamed = set(sizes) - named_indexes - named_packs
+
+    def total(digests: set[str]) -> int:
+        return sum(sizes.get(d, 0) for d in digests)
+
+    return Stats(
+        versions=len(versions),
+        files=len(files),
+        file_bytes=sum(a.size for a in files),
+        objects=len(sizes),
+        object_bytes=sum(sizes.values()),
+        indexes=len(named_indexes & set(sizes)),
+        index_bytes=total(named_indexes),
+        packs=len(named_packs & set(sizes)),
+        pack_bytes=total(named_packs),
+        unnamed=len(unnamed),
+        unnamed_bytes=total(unnamed),
+    )
+
+
+def verify(repository: Path, progress: Progress = quiet) -> Check:
+    """Re-reads every object, and finds those that a version needs and that are not there."""
+    store = DirectoryStore(repository)
+    objects = list(store.objects())
+    damage: dict[str, str] = {}
+
+    def look(one: Object) -> tuple[str, str | None]:
+        try:
+            data = store.read(one)
+            if data[: wire.HEADER_SIZE].endswith(wire.PACK):
+                wire.unseal(wire.PACK, data, limit=PACK_BLOCKS * BLOCK, where=one.digest)
+        except (CorruptError, MissingObject) as e:
+            return one.digest, e.what
+        return one.digest, None
+
+    with ThreadPoolExecutor(thread_name_prefix="kiosk-verify") as pool:
+        for one, (digest, fault) in zip(objects, pool.map(look, objects), strict=True):
+            if fault:
+                damage[digest] = fault
+            progress(one.size)
+    faults: list[tuple[str, str]] = list(damage.items())
+    users = _users(repository, faults)
+    there = {o.digest for o in objects}
+    faults += [(d, "is not in the store") for d in users if d not in there]
+    return Check(
+        objects=len(objects),
+        object_bytes=sum(o.size for o in objects),
+        damaged=tuple(
+            Damage(
+                object=d,
+                path=str(repository / path_of(d)),
+                what=what,
+                versions=tuple(sorted(users.get(d, ()))),
+            )
+            for d, what in dict(faults).items()
+        ),
+    )
+
+
+def _users(repository: Path, faults: list[tuple[str, str]]) -> dict[str, set[str]]:
+    """Which versions need each index and pack; an index that can't be read is added to `faults`."""
+    store = DirectoryStore(repository)
+    users: dict[str, set[str]] = {}
+    for manifest in manifests(repository):
+        for artifact in manifest.artifacts.values():
+            if artifact.index is None:
+                continue
+            users.setdefault(artifact.index.digest, set()).add(str(manifest.ref))
+            try:
+                packs = load(store, artifact.index).packs
+            except MissingObject:
+                continue
+            except CorruptError as e:
+                faults.append((artifact.index.digest, e.what))
+                continue
+            for pack in packs:
+                users.setdefault(pack.object.digest, set()).add(str(manifest.ref))
+    return users
+
+
+def ready(known: KnownBlocks, repository: Path, progress: Progress = quiet) -> int:
+    """Makes the known blocks anew where they are lost and the repository has versions. Returns packs read."""
+    return rebuild(known, DirectoryStore(repository), indexes(repository), progress) if known.empty else 0

@@ -1,0 +1,208 @@
+"""Which blocks the repository has already, and where: an SQLite file beside it, for the publisher alone.
+
+It is a memory, not a truth: lost, it is made anew from the indexes and packs (`rebuild`) or starts empty, and
+then blocks are only stored once more; stale, it is asked whether each pack that it names is still in the
+store before anything refers to it. A block is known by its SHA-256, a pack by a number that is never reused.
+Nothing is remembered before `commit`, which comes after the packs are safely in the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kiosk import files
+from kiosk.errors import CorruptError, StorageError
+from kiosk.log import logger
+from kiosk.model.manifest import Object
+from kiosk.store import wire
+from kiosk.store.index import BLOCK, Pack, load
+from kiosk.store.objects import MissingObject, ObjectSource, Progress, quiet
+
+log = logger(__name__)
+
+VERSION = 1
+BATCH = 500
+PACKS_SCHEMA = (
+    "CREATE TABLE packs (id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT, size INTEGER, blocks INTEGER)"
+)
+BLOCKS_SCHEMA = (
+    "CREATE TABLE blocks "
+    "(digest BLOB PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGER NOT NULL) WITHOUT ROWID"
+)
+Place = tuple[int, int]
+"""Where a block is: the pack's number here, and the slot in it."""
+
+
+class KnownBlocks:
+    """The memory in the file `path`. A context manager; a second one on the same file is a BusyError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._closing = contextlib.ExitStack()
+        self._gone: set[int] = set()
+
+    def __enter__(self) -> Self:
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(files.locked(lock, what="the list of known blocks"))
+            with files.storage_errors(self.path):
+                self._db = stack.enter_context(contextlib.closing(self._open()))
+            self._closing = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _database(self.path)
+        except sqlite3.DatabaseError as e:
+            if "disk" in str(e) or "unable to open" in str(e) or "readonly" in str(e):
+                raise StorageError(str(e), where=str(self.path)) from None
+            log.warning("%s: %s; starting anew (the repository itself is not touched)", self.path, e)
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        return _database(self.path)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known: a new repository, or the memory was lost (see `rebuild`)."""
+        return self._db.execute("SELECT 1 FROM packs LIMIT 1").fetchone() is None
+
+    @contextlib.contextmanager
+    def _sound(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as e:
+            raise StorageError(str(e), where=str(self.path)) from None
+        except sqlite3.DatabaseError as e:
+            hint = "It is only a memory: remove the file and run the command again."
+            raise StorageError(str(e), where=str(self.path), hint=hint) from None
+
+    def find(self, digests: Sequence[bytes]) -> dict[bytes, Place]:
+        """Where those of these blocks are that are known."""
+        found: dict[bytes, Place] = {}
+        for at in range(0, len(digests), BATCH):
+            some = digests[at : at + BATCH]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT digest, pack, slot FROM blocks WHERE digest IN ({marks})"  # noqa: S608 (only marks)
+            with self._sound():
+                rows = self._db.execute(query, some).fetchall()
+            found.update((digest, (pack, slot)) for digest, pack, slot in rows if pack not in self._gone)
+        return found
+
+    def pack(self, number: int) -> Pack | None:
+        """A pack by its number; None when it is not known any more."""
+        row = self._db.execute("SELECT digest, size, blocks FROM packs WHERE id = ?", (number,)).fetchone()
+        return None if row is None or row[0] is None else Pack(Object(digest=row[0], size=row[1]), row[2])
+
+    def new_pack(self) -> int:
+        """A number for a pack to come."""
+        number = self._db.execute("INSERT INTO packs DEFAULT VALUES").lastrowid
+        assert number is not None
+        return number
+
+    def name_pack(self, number: int, pack: Pack) -> None:
+        """Says which object a pack has become."""
+        values = (pack.object.digest, pack.object.size, pack.blocks, number)
+        self._db.execute("UPDATE packs SET digest = ?, size = ?, blocks = ? WHERE id = ?", values)
+
+    def add(self, blocks: Iterable[tuple[bytes, int, int]]) -> None:
+        """Adds blocks as (digest, pack number, slot); in the order of digests it is quick."""
+        with self._sound():
+            self._db.executemany("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", blocks)
+
+    def forget(self, number: int) -> None:
+        """Forgets a pack that is not in the store any more, with its blocks."""
+        self._gone.add(number)
+
+    def commit(self) -> None:
+        """Remembers everything since the last commit. The packs must be in the store, durably."""
+        with self._sound():
+            for number in self._gone:
+                self._db.execute("DELETE FROM packs WHERE id = ?", (number,))
+            if self._gone:
+                self._db.execute("DELETE FROM blocks WHERE pack NOT IN (SELECT id FROM packs)")
+            self._gone.clear()
+            self._db.commit()
+
+    def rollback(self) -> None:
+        """Forgets everything since the last commit."""
+        self._gone.clear()
+        self._db.rollback()
+
+
+def _database(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    db.isolation_level = "DEFERRED"
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA cache_size = -65536")
+    db.execute("PRAGMA temp_store = MEMORY")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        db.executescript(f"BEGIN; {PACKS_SCHEMA}; {BLOCKS_SCHEMA}; PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
+        raise sqlite3.DatabaseError(f"has version {version} instead of {VERSION}")
+    db.execute("SELECT (SELECT max(id) FROM packs), (SELECT max(digest) FROM blocks)").fetchone()
+
+
+def rebuild(
+    known: KnownBlocks, source: ObjectSource, indexes: Iterable[Object], progress: Progress = quiet
+) -> int:
+    """Learns every block of every pack that these indexes name, from the packs themselves.
+
+    Objects that are missing or damaged are passed over: what they held is stored again when it is next
+    published. Returns how many packs were read.
+    """
+    seen: set[str] = set()
+    for index in indexes:
+        with _passing_over("index", index):
+            for pack in load(source, index).packs:
+                if pack.object.digest not in seen:
+                    seen.add(pack.object.digest)
+                    with _passing_over("pack", pack.object):
+                        progress(_learn(known, source, pack))
+    known.commit()
+    return len(seen)
+
+
+def _learn(known: KnownBlocks, source: ObjectSource, pack: Pack) -> int:
+    stored = source.read(pack.object)
+    content = wire.unseal(wire.PACK, stored, limit=pack.blocks * BLOCK, where=pack.object.digest)
+    number = known.new_pack()
+    known.name_pack(number, Pack(pack.object, len(content) // BLOCK))
+    known.add(sorted((digest, number, slot) for slot, digest in enumerate(block_digests(content))))
+    return len(content)
+
+
+@contextlib.contextmanager
+def _passing_over(kind: str, wanted: Object) -> Iterator[None]:
+    try:
+        yield
+    except (MissingObject, CorruptError) as e:
+        log.warning("the %s %s is passed over: %s", kind, wanted.digest, e.what)
+
+
+def block_digests(content: bytes) -> Iterator[bytes]:
+    """The SHA-256 of each block of a pack's content."""
+    view = memoryview(content)
+    cuts = itertools.pairwise(range(0, len(content) + 1, BLOCK))
+    return (hashlib.sha256(view[a:b]).digest() for a, b in cuts)

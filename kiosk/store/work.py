@@ -1,0 +1,188 @@
+"""One fetch at work: copies and downloads run side by side, and the whole file is hashed behind them.
+
+Whatever ends it early, no thread of it writes any more when `fill` has returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any, BinaryIO, Generic, TypeVar
+
+from kiosk.errors import CorruptError, StorageError
+from kiosk.model.manifest import Object
+from kiosk.store import plan, wire
+from kiosk.store.index import BLOCK, REGION, Index, Pack, Run
+from kiosk.store.objects import ObjectSource, Progress
+from kiosk.store.partial import Partial
+
+COPIERS = 1
+"""One: two would wait for each other, a file has one writer at a time."""
+ZERO_REGION = bytes(REGION)
+Item = TypeVar("Item")
+
+
+class Metered:
+    """A source that counts what is read from it."""
+
+    def __init__(self, source: ObjectSource) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self.bytes = 0
+        self.requests = 0
+
+    def read(self, wanted: Object, stop: threading.Event | None = None) -> bytes:
+        """Reads and counts."""
+        data = self._source.read(wanted, stop)
+        with self._lock:
+            self.bytes += len(data)
+            self.requests += 1
+        return data
+
+    def has(self, wanted: Object) -> bool:
+        """Asks the source."""
+        return self._source.has(wanted)
+
+
+class Shared(Generic[Item]):
+    """An iterator that several threads take from."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        with self._lock:
+            return next(self._items)
+
+
+class Work:
+    """One fetch: copies and downloads run side by side, and the whole file is hashed behind them."""
+
+    def __init__(
+        self,
+        index: Index,
+        partial: Partial,
+        source: ObjectSource,
+        seeds: Sequence[BinaryIO],
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.index = index
+        self.partial = partial
+        self.reused = 0
+        self._source = source
+        self._seeds = seeds
+        self._workers = workers
+        self._progress = progress
+        self._shown = 0
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+
+    def fill(self, todo: plan.Plan, wanted: bytes) -> str:
+        """Does what the plan says and returns the digest of the whole file."""
+        self._room(todo)
+        self._stop = threading.Event()
+        self._left = _writes_per_region(todo.writes(), self.index.region_count)
+        self._zero = bytes(1 if w and not n else 0 for w, n in zip(wanted, self._left, strict=True))
+        with ThreadPoolExecutor(self._workers + COPIERS + 1, thread_name_prefix="kiosk-fetch") as pool:
+            digest = pool.submit(self._digest)
+            steps, packs = Shared(todo.steps()), Shared(todo.order)
+            jobs = [pool.submit(self._copy_all, steps) for _ in range(COPIERS)]
+            jobs += [pool.submit(self._download_all, todo, packs) for _ in range(self._workers)]
+            try:
+                everything: list[Future[Any]] = [digest, *jobs]
+                wait(everything, return_when=FIRST_EXCEPTION)
+                for job in jobs:
+                    if job.done():
+                        job.result()
+            finally:
+                with self._changed:
+                    self._stop.set()
+                    self._changed.notify_all()
+        self.reused += todo.reused
+        return digest.result()
+
+    def _room(self, todo: plan.Plan) -> None:
+        """Refuses at once what can't fit, before it fills the disk that running VMs write to."""
+        blocks = todo.downloaded
+        if todo.copies:
+            to, seed, start, _ = todo.copies[0]
+            if not self.partial.shares(self._seeds[seed].fileno(), start, to):
+                blocks += todo.reused
+        free = self.partial.free()
+        if blocks * BLOCK > free:
+            raise StorageError(
+                f"needs {blocks * BLOCK >> 20} MiB and there are {free >> 20} MiB free",
+                where=str(self.partial.target),
+                hint="Free some space and run the command again; nothing was left half-written.",
+            )
+
+    def _copy_all(self, steps: Shared[Run]) -> None:
+        for to, seed, start, length in steps:
+            if self._stop.is_set():
+                return
+            self.partial.copy(self._seeds[seed].fileno(), start, to, length)
+            self._wrote([(to, length)])
+
+    def _download_all(self, todo: plan.Plan, packs: Shared[int]) -> None:
+        for number in packs:
+            if self._stop.is_set():
+                return
+            content = self._unpacked(self.index.packs[number])
+            pieces = list(todo.pieces(number))
+            for to, slot, length in pieces:
+                self.partial.write(content[slot * BLOCK : (slot + length) * BLOCK], to)
+            self._wrote((to, length) for to, _, length in pieces)
+
+    def _unpacked(self, pack: Pack) -> memoryview:
+        stored = self._source.read(pack.object, self._stop)
+        content = wire.unseal(wire.PACK, stored, limit=pack.blocks * BLOCK, where=pack.object.digest)
+        if len(content) != pack.blocks * BLOCK:
+            raise CorruptError(f"has not {pack.blocks} blocks as its index says", where=pack.object.digest)
+        return memoryview(content)
+
+    def _wrote(self, writes: Iterable[tuple[int, int]]) -> None:
+        with self._changed:
+            for to, count in writes:
+                for region in _regions(to, count):
+                    self._left[region] -= 1
+            self._changed.notify_all()
+
+    def _digest(self) -> str:
+        """Hashes the file in order, each region as soon as nothing more will be written to it."""
+        whole = hashlib.sha256()
+        for region in range(self.index.region_count):
+            with self._changed:
+                while self._left[region] and not self._stop.is_set():
+                    self._changed.wait()
+                if self._stop.is_set():
+                    return ""
+            length = min(REGION, self.index.size - region * REGION)
+            whole.update(
+                memoryview(ZERO_REGION)[:length] if self._zero[region] else self.partial.read_region(region)
+            )
+            self._show(region * REGION + length)
+        return "sha256:" + whole.hexdigest()
+
+    def _show(self, done: int) -> None:
+        if done > self._shown:
+            self._progress(done - self._shown)
+            self._shown = done
+
+
+def _regions(to: int, count: int) -> range:
+    return range(to // plan.REGION_BLOCKS, (to + count - 1) // plan.REGION_BLOCKS + 1)
+
+
+def _writes_per_region(writes: Iterable[tuple[int, int]], regions: int) -> list[int]:
+    left = [0] * regions
+    for to, count in writes:
+        for region in _regions(to, count):
+            left[region] += 1
+    return left

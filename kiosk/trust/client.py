@@ -1,0 +1,265 @@
+"""The verifying reader of a repository. What it returns was signed by those who may, and is not older than
+what this host has seen before; everything else is an error that says which file and why.
+
+The rules are python-tuf's (`tuf.ngclient`), used only through its public face. This module adds: a root of
+trust given once and kept, a list of all that the delegated roles offer, manifests of bounded size, and a
+*checkpoint*: after each successful read, a consistent copy of the verified files is kept aside, so that a
+later read which fails half-way never takes the last good state from the machines that are started with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.ngclient import Updater, UpdaterConfig
+
+from kiosk.errors import CorruptError, KioskError, NotFoundError, VerificationError
+from kiosk.files import storage_errors
+from kiosk.log import logger
+from kiosk.model.manifest import Manifest, read_manifest
+from kiosk.model.names import Ref, manifest_path, parse_manifest_path, parse_ref
+from kiosk.trust import checkpoint, roots
+from kiosk.trust.explain import explained
+from kiosk.trust.fetcher import fetcher
+
+log = logger(__name__)
+
+LARGEST_MANIFEST = 4 << 20
+CONFIG = UpdaterConfig(max_delegations=8, targets_max_length=16 << 20, snapshot_max_length=4 << 20)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class RoleInfo:
+    """A role as it was verified: its version, its expiry, and the ids of the keys that may sign it."""
+
+    name: str
+    version: int
+    expires: datetime
+    threshold: int
+    keyids: tuple[str, ...]
+
+
+class TrustedRepository:
+    """A repository read from `url` (an http URL or a folder), with what is verified kept in `metadata_dir`.
+
+    `root` is the root of trust, needed the first time and kept then. One process at a time may use a
+    `metadata_dir`; the caller holds a lock.
+    """
+
+    def __init__(
+        self, metadata_dir: Path, url: str | Path, root: bytes | None = None, proxy: str | None = None
+    ) -> None:
+        self.metadata_dir = metadata_dir
+        self._fetcher, self._base = fetcher(url, proxy)
+        self._given = root
+        self._updater: Updater | None = None
+        self._roles: dict[str, Metadata[Targets]] = {}
+        self.problems: dict[str, KioskError] = {}
+
+    def refresh(self) -> None:
+        """Brings root, timestamp, snapshot and targets up to date; nothing is taken over that does not hold."""
+        with storage_errors(self.metadata_dir):
+            self.metadata_dir.mkdir(parents=True, exist_ok=True)
+            bootstrap = roots.bootstrap(self.metadata_dir, self._given)
+            self._updater = None
+            self._roles = {}
+            self.problems = {}
+            updater = self._verified(lambda: self._refreshed(bootstrap))
+            roots.check_given(self.metadata_dir, self._given)
+            roots.fetch_older(self.metadata_dir, self._base, self._fetcher)
+            self._updater = updater
+
+    def load(self, roles: Iterable[str] | None = None) -> None:
+        """Verifies delegated roles (all when None). A role that does not verify is left out and named in
+        `problems`: one site's mistake must not keep others from their images. Ends with a checkpoint."""
+        delegations = self._targets().delegations
+        known = dict((delegations.roles if delegations else None) or {})
+        for name in known if roles is None else [r for r in dict.fromkeys(roles) if r in known]:
+            if name in self._roles or name in self.problems:
+                continue
+            if f"{name}.json" not in self._named():
+                continue  # delegated, and nothing published yet
+            for pattern in known[name].paths or []:
+                try:
+                    self._load_role(name, pattern.replace("*", "-"))
+                except KioskError as e:
+                    self.problems[name] = e
+        checkpoint.keep(self.metadata_dir, {role.name: role.version for role in self.roles()})
+
+    def manifests(self, role: str | None = None) -> list[Ref]:
+        """All versions of all images and layers that are offered, or those of one role."""
+        self.load(None if role is None else [role])
+        if role is not None and role in self.problems:
+            raise self.problems[role]
+        updater = self._ready()
+        found: list[Ref] = []
+        for name in self._roles if role is None else [r for r in self._roles if r == role]:
+            for path, listed in self._roles[name].signed.targets.items():
+                ref = parse_manifest_path(path)
+                if ref is None or ref.role != name or updater.get_targetinfo(path) != listed:
+                    log.warning("%s lists %s, which it may not sign; left out", name, path)
+                    continue
+                found.append(ref)
+        return sorted(found, key=lambda r: (r.folder, r.version))
+
+    def versions(self, ref: Ref) -> list[Ref]:
+        """The versions of one image or layer, oldest first."""
+        return [r for r in self.manifests(ref.role) if r.base == ref.base]
+
+    def newest(self, ref: Ref) -> Ref:
+        """The newest version of an image or layer; NotFoundError when there is none."""
+        offered = self.versions(ref)
+        if not offered:
+            raise self._absent(ref)
+        return offered[-1]
+
+    def manifest(self, ref: Ref) -> Manifest:
+        """A version's manifest (the newest when the reference has no version), verified."""
+        return self.signed_manifest(ref)[0]
+
+    def signed_manifest(self, ref: Ref) -> tuple[Manifest, bytes]:
+        """The same, with the very bytes that were signed."""
+        exact = ref if ref.version is not None else self.newest(ref)
+        path = manifest_path(exact)
+        data = self._target_bytes(path, self._target(exact))
+        manifest = read_manifest(data, where=path)
+        if manifest.ref != exact:
+            raise VerificationError(f"is the manifest of {manifest.ref}, not of {exact}", where=path)
+        return manifest, data
+
+    def roles(self) -> list[RoleInfo]:
+        """The roles that this client has verified so far."""
+        self._ready()
+        root = self._read("root", Root)
+        targets = self._targets()
+        found = []
+        for name in ("root", "timestamp", "snapshot", "targets", *sorted(self._roles)):
+            signed = Metadata.from_bytes(self._kept(name)).signed
+            role = (root if name in root.roles else targets).get_delegated_role(name)
+            found.append(RoleInfo(name, signed.version, signed.expires, role.threshold, tuple(role.keyids)))
+        return found
+
+    # -- what is inside -------------------------------------------------------------------------------
+
+    def _refreshed(self, bootstrap: bytes) -> Updater:
+        updater = Updater(
+            metadata_dir=str(self.metadata_dir),
+            metadata_base_url=f"{self._base}/metadata/",
+            target_dir=str(self.metadata_dir / "targets"),
+            target_base_url=f"{self._base}/targets/",
+            fetcher=self._fetcher,
+            config=CONFIG,
+            bootstrap=bootstrap,
+        )
+        updater.refresh()
+        return updater
+
+    def _verified(self, call: Callable[[], R]) -> R:
+        """Calls python-tuf. Damaged bytes may be a proxy's: they are asked for once more, past every cache."""
+        try:
+            with explained(self._base, self._fetcher, self._signers):
+                return call()
+        except CorruptError as e:
+            log.info("%s; asking again past every cache", e)
+        self._fetcher.past_caches = True
+        try:
+            with explained(self._base, self._fetcher, self._signers):
+                return call()
+        finally:
+            self._fetcher.past_caches = False
+
+    def _ready(self) -> Updater:
+        if self._updater is None:
+            self.refresh()
+        assert self._updater is not None
+        return self._updater
+
+    def _read(self, name: str, kind: type[Root]) -> Root:
+        found = Metadata[Root].from_bytes(self._kept(name)).signed
+        assert isinstance(found, kind)
+        return found
+
+    def _kept(self, role: str) -> bytes:
+        return (self.metadata_dir / f"{role}.json").read_bytes()
+
+    def _targets(self) -> Targets:
+        self._ready()
+        return Metadata[Targets].from_bytes(self._kept("targets")).signed
+
+    def _named(self) -> dict[str, object]:
+        """What the verified snapshot names."""
+        signed = Metadata.from_bytes(self._kept("snapshot")).signed
+        return dict(getattr(signed, "meta", {}))
+
+    def _load_role(self, name: str, probe: str) -> None:
+        """Has python-tuf verify a role by asking it for a target there; the file it keeps is verified then."""
+        updater = self._ready()
+        self._verified(lambda: updater.get_targetinfo(probe))
+        self._roles[name] = Metadata[Targets].from_bytes(self._kept(name))
+
+    def _target_bytes(self, path: str, target: TargetFile) -> bytes:
+        """A target's bytes, from what is kept where that is right, else from the repository."""
+        if target.length > LARGEST_MANIFEST:
+            raise VerificationError(f"is {target.length} bytes long; a manifest is smaller", where=path)
+        updater, kept = self._ready(), self.metadata_dir / "targets" / path
+        if updater.find_cached_target(target, str(kept)) is None:
+            partial = kept.with_name(f".{kept.name}.new")
+            with storage_errors(kept):
+                self._verified(lambda: updater.download_target(target, str(partial)))
+                partial.replace(kept)
+        data = kept.read_bytes()
+        try:
+            target.verify_length_and_hashes(data)
+        except RepositoryError:
+            raise CorruptError("changed while it was read", where=str(kept)) from None
+        return data
+
+    def _target(self, ref: Ref) -> TargetFile:
+        self.load([ref.role])
+        if ref.role in self.problems:
+            raise self.problems[ref.role]
+        if f"{ref.role}.json" not in self._named():
+            raise self._absent(ref)
+        updater = self._ready()
+        found = self._verified(lambda: updater.get_targetinfo(manifest_path(ref)))
+        if found is None:
+            raise self._absent(ref)
+        return found
+
+    def _absent(self, ref: Ref) -> KioskError:
+        """Why an image or layer is not offered: nobody lists it, or one who may not."""
+        self.load()
+        for name, listed in self._roles.items():
+            if name != ref.role and any(p.startswith(ref.folder) for p in listed.signed.targets):
+                return VerificationError(
+                    f"{ref} is listed by {name}, which may not sign it",
+                    where=self._base,
+                    hint=f"Only {ref.role} may. Nothing of it was used; tell those who hold the key {name}.",
+                )
+        offered = [str(r.version) for r in self.versions(parse_ref(ref.base))] if ref.version else []
+        return NotFoundError(
+            f"{ref} is not in the repository",
+            where=self._base,
+            hint=f"Versions: {', '.join(offered)}" if offered else "`kiosk list` shows what is.",
+        )
+
+    def _signers(self) -> dict[str, str]:
+        """Key ids and the roles that name them, as far as known, for messages."""
+        found: dict[str, str] = {}
+        for name in ("root", "targets"):
+            try:
+                signed = Metadata.from_bytes(self._kept(name)).signed
+            except (OSError, RepositoryError):
+                continue
+            if isinstance(signed, Root):
+                found |= {k: n for n, r in signed.roles.items() for k in r.keyids}
+            elif isinstance(signed, Targets) and signed.delegations and signed.delegations.roles:
+                found |= {k: n for n, d in signed.delegations.roles.items() for k in d.keyids}
+        return found

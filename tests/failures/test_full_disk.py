@@ -1,0 +1,60 @@
+"""A full disk, for real (a small tmpfs): one error that says so, nothing lost, and it goes on with more room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kiosk.errors import StorageError
+from kiosk.run import run
+from tests.simulators.published import Kiosk, behind, build_image, ready
+
+FULL = r"No space left|disk is full|needs \d+ MiB"
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs takes root")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], timeout=10)
+    yield folder
+    run(["umount", folder], timeout=10)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Takes all room but `leave` bytes."""
+    filler = folder / "filler"
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    filler.write_bytes(b"x" * (free - leave))
+    return filler
+
+
+@pytest.mark.parametrize("leave", [0, 100_000, 270_000, 380_000])
+def test_publish(leave: int, small: Path) -> None:
+    kiosk = ready(small)
+    build_image(kiosk.settings, version="2")
+    filler = fill(small, leave)
+    with pytest.raises(StorageError, match=FULL):
+        kiosk.image(version="2")
+    filler.unlink()
+    assert kiosk.sync("worker").results[0].version == "1"
+    kiosk.image(version="2")
+    assert kiosk.sync("worker").results[0].version == "2"
+
+
+@pytest.mark.parametrize("leave", [0, 20_000, 500_000, 2_200_000])
+def test_sync(leave: int, small: Path) -> None:
+    kiosk: Kiosk = behind(small)
+    before = kiosk.held()
+    filler = fill(small, leave)
+    with pytest.raises(StorageError, match=FULL):
+        raise kiosk.sync("worker").failure or AssertionError("there was room enough")
+    assert kiosk.held() == before
+    filler.unlink()
+    assert kiosk.sync("worker").failure is None
+    assert kiosk.held()["images/worker/current"] == "2"
