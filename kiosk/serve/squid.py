@@ -68,7 +68,8 @@ def running(folder: Path, *, port: int, kiosk: str, cache_mb: int = 4000) -> Ite
             _wait(port, folder)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.send_signal(signal.SIGINT)  # at once; after SIGTERM it waits some seconds for idle clients
+            # at once: after SIGTERM it waits some seconds for idle clients
+            process.send_signal(signal.SIGINT)
 
 
 def _wait(port: int, folder: Path) -> None:
