@@ -20,7 +20,7 @@ from kiosk.run import CommandError, run
 BLOCK = 4096
 MIB = 1 << 20
 INODE = 256
-FEATURES = "^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file,^huge_file,uninit_bg"
+FEATURES = "extent,^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file,^huge_file,uninit_bg"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ made is the right one; regions and the artifact's digest do.
 from __future__ import annotations
 
 import struct
-import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from kiosk.errors import CorruptError, UsageError
 from kiosk.model.manifest import Object
-from kiosk.store import wire
+from kiosk.store import columns, sections, wire
 from kiosk.store.objects import ObjectSource
 
 BLOCK = 4096
@@ -30,10 +29,8 @@ MAX_CONTENT = 64 << 20
 MAX_STORED = 32 << 20
 LEVEL = 9
 
-_SECTION = struct.Struct("<4sI")
 _HEAD = struct.Struct("<QII")
 _PACK = struct.Struct("<32sII")
-_RUN_BYTES = 16
 
 
 class Pack(NamedTuple):
@@ -106,7 +103,7 @@ class Index:
 
 def encode(index: Index) -> bytes:
     """The stored bytes of an index. The same index gives the same bytes."""
-    sections = {
+    content = {
         b"HEAD": _HEAD.pack(index.size, BLOCK, REGION),
         b"PACK": b"".join(
             _PACK.pack(bytes.fromhex(p.object.digest[7:]), p.object.size, p.blocks) for p in index.packs
@@ -114,26 +111,26 @@ def encode(index: Index) -> bytes:
         b"RGNS": index.regions,
         b"RUNS": _encode_runs(index.runs),
     }
-    content = b"".join(_SECTION.pack(tag, len(data)) + data for tag, data in sections.items())
-    if index.size > MAX_FILE or len(content) > MAX_CONTENT:
+    data = sections.encode(content)
+    if index.size > MAX_FILE or len(data) > MAX_CONTENT:
         raise UsageError(f"the file is too large or too scattered for one index ({len(index.runs)} runs)")
-    return wire.seal(wire.INDEX, content, level=LEVEL)
+    return wire.seal(wire.INDEX, data, level=LEVEL)
 
 
 def decode(stored: bytes, where: str) -> Index:
     """Reads the stored bytes of an index; CorruptError naming `where` and the fault unless it is sound."""
     content = memoryview(wire.unseal(wire.INDEX, stored, limit=MAX_CONTENT, where=where))
-    sections = _sections(content, where)
-    if len(sections[b"HEAD"]) != _HEAD.size:
+    found = sections.decode(content, (b"HEAD", b"PACK", b"RGNS", b"RUNS"), where)
+    if len(found[b"HEAD"]) != _HEAD.size:
         raise CorruptError("its HEAD section has a wrong size", where=where)
-    size, block, region = _HEAD.unpack(sections[b"HEAD"])
+    size, block, region = _HEAD.unpack(found[b"HEAD"])
     if (block, region) != (BLOCK, REGION) or size > MAX_FILE:
         raise CorruptError(f"has blocks of {block}, regions of {region}, a file of {size} bytes", where=where)
-    packs = _decode_packs(sections[b"PACK"], where)
-    regions = bytes(sections[b"RGNS"])
+    packs = _decode_packs(found[b"PACK"], where)
+    regions = bytes(found[b"RGNS"])
     if len(regions) != 32 * -(-size // REGION):
         raise CorruptError("has not one digest for each region", where=where)
-    runs = _decode_runs(sections[b"RUNS"], packs, -(-size // BLOCK), where)
+    runs = _decode_runs(found[b"RUNS"], packs, -(-size // BLOCK), where)
     return Index(size, packs, regions, runs)
 
 
@@ -144,31 +141,6 @@ def load(source: ObjectSource, wanted: Object) -> Index:
             f"an index of {wanted.size} bytes is more than any kiosk writes", where=wanted.digest
         )
     return decode(source.read(wanted), wanted.digest)
-
-
-def _sections(content: memoryview, where: str) -> dict[bytes, memoryview]:
-    """The sections that must be there, each once. Others are skipped where their tag begins in lower case."""
-    found: dict[bytes, memoryview] = {}
-    at = 0
-    while at < len(content):
-        if len(content) - at < _SECTION.size:
-            raise CorruptError(f"ends in the middle of a section at {at}", where=where)
-        tag, length = _SECTION.unpack_from(content, at)
-        at += _SECTION.size
-        if length > len(content) - at:
-            raise CorruptError(f"the section {tag!r} is longer than the index", where=where)
-        if tag in found:
-            raise CorruptError(f"has two sections {tag!r}", where=where)
-        if tag not in (b"HEAD", b"PACK", b"RGNS", b"RUNS") and not tag[:1].islower():
-            raise CorruptError(
-                f"has a section {tag!r} that this kiosk does not know", where=where, hint="Update kiosk."
-            )
-        found[tag] = content[at : at + length]
-        at += length
-    for tag in (b"HEAD", b"PACK", b"RGNS", b"RUNS"):
-        if tag not in found:
-            raise CorruptError(f"has no section {tag.decode()}", where=where)
-    return found
 
 
 def _decode_packs(data: memoryview, where: str) -> tuple[Pack, ...]:
@@ -184,36 +156,22 @@ def _decode_packs(data: memoryview, where: str) -> tuple[Pack, ...]:
     return tuple(packs)
 
 
-def _little(column: array[int]) -> array[int]:
-    if sys.byteorder == "big":  # the format is little-endian everywhere
-        column = array("I", column)
-        column.byteswap()
-    return column
-
-
 def _encode_runs(runs: Runs) -> bytes:
     gaps = array("I")
     end = 0
     for to, count in zip(runs.to, runs.count, strict=True):
         gaps.append(to - end)
         end = to + count
-    return b"".join(_little(c).tobytes() for c in (gaps, runs.pack, runs.slot, runs.count))
+    return b"".join(columns.little(c).tobytes() for c in (gaps, runs.pack, runs.slot, runs.count))
 
 
 def _decode_runs(data: memoryview, packs: tuple[Pack, ...], blocks: int, where: str) -> Runs:
-    if len(data) % _RUN_BYTES:
-        raise CorruptError("its RUNS section has a wrong size", where=where)
-    step = len(data) // 4
-    columns: list[array[int]] = []
-    for i in range(4):
-        column = array("I")
-        column.frombytes(data[i * step : (i + 1) * step])
-        columns.append(_little(column))
+    gaps, *rest = columns.split(4, data, where)
     runs = Runs()
-    _, runs.pack, runs.slot, runs.count = columns
+    runs.pack, runs.slot, runs.count = rest
     held = [p.blocks for p in packs]
     end = 0
-    for i, (gap, pack, slot, count) in enumerate(zip(*columns, strict=True)):
+    for i, (gap, pack, slot, count) in enumerate(zip(gaps, *rest, strict=True)):
         if pack >= len(held) or not count or slot + count > held[pack]:
             raise CorruptError(f"run {i} takes {count} blocks from {slot} of pack {pack}", where=where)
         runs.to.append(min(end + gap, 0xFFFFFFFF))

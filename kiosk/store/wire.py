@@ -18,6 +18,8 @@ from kiosk.errors import CorruptError
 
 PACK = b"kioskpk1"
 INDEX = b"kioskix1"
+DIFFERENCE = b"kioskdx1"
+GROUP = b"kioskdg1"
 _HEADER = struct.Struct("<II8s")
 _SKIPPABLE = 0x184D2A50
 HEADER_SIZE = _HEADER.size
@@ -31,10 +33,29 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def seal(kind: bytes, content: bytes, *, level: int) -> bytes:
-    """The stored bytes of a pack or an index. The same content and level give the same bytes."""
+def seal(kind: bytes, content: bytes, *, level: int, prefix: bytes = b"") -> bytes:
+    """The stored bytes of an object. The same content, level and prefix give the same bytes.
+
+    With `prefix`, only a reader that has those very bytes can read the content again.
+    """
+    head = _HEADER.pack(_SKIPPABLE, 8, kind)
+    if prefix:
+        return head + _prefixed(level, len(content), prefix).compress(content)
     window = min(max(10, (len(content) - 1).bit_length()), 23)
-    return _HEADER.pack(_SKIPPABLE, 8, kind) + _compressor(level, window).compress(content)
+    return head + _compressor(level, window).compress(content)
+
+
+def _prefixed(level: int, content: int, prefix: bytes) -> zstandard.ZstdCompressor:
+    size = content + len(prefix)
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=size,
+        window_log=max(10, (size - 1).bit_length()),
+        write_content_size=1,
+        write_checksum=0,
+    )
+    raw = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdCompressor(dict_data=raw, compression_params=parameters)
 
 
 def _compressor(level: int, window: int) -> zstandard.ZstdCompressor:
@@ -53,8 +74,11 @@ def largest(content: int) -> int:
     return HEADER_SIZE + content + (content >> 8) + 1024
 
 
-def unseal(kind: bytes, stored: bytes, *, limit: int, where: str) -> bytes:
-    """The content of a stored object of this kind, at most `limit` bytes; CorruptError if it is anything else."""
+def unseal(kind: bytes, stored: bytes, *, limit: int, where: str, prefix: bytes = b"") -> bytes:
+    """The content of a stored object of this kind, at most `limit` bytes; CorruptError if it is anything else.
+
+    With another `prefix` than the writer's it is a CorruptError or other bytes.
+    """
     if len(stored) < HEADER_SIZE or _HEADER.unpack_from(stored) != (_SKIPPABLE, 8, kind):
         raise CorruptError(f"is not a {kind.decode()} object", where=where)
     frame = memoryview(stored)[HEADER_SIZE:]
@@ -67,9 +91,16 @@ def unseal(kind: bytes, stored: bytes, *, limit: int, where: str) -> bytes:
             raise CorruptError(
                 f"declares {size} bytes of content, more than the {limit} allowed", where=where
             )
-        if parameters.dict_id or parameters.window_size > 2 * max(limit, 1 << 20):
+        if parameters.dict_id or parameters.window_size > 2 * max(limit + len(prefix), 1 << 20):
             raise CorruptError("needs a dictionary or a window that no kiosk writes", where=where)
-        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size, allow_extra_data=False)
+        raw = (
+            zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            if prefix
+            else None
+        )
+        content = zstandard.ZstdDecompressor(dict_data=raw).decompress(
+            frame, max_output_size=size, allow_extra_data=False
+        )
     except zstandard.ZstdError as e:
         raise CorruptError(f"does not decompress: {e}", where=where) from None
     if len(content) != size:
