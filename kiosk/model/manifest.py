@@ -26,14 +26,24 @@ class Object(Document):
     size: Size
 
 
+class Difference(Document):
+    """A shorter way to a file for a host that holds the file with the digest `base`: the object that lists
+    the difference's groups, and how many bytes those have together."""
+
+    base: Digest
+    groups: Object
+    size: Size
+
+
 class Artifact(Document):
     """A file of a version: its name in the version's folder, size in bytes, digest, and, once published,
-    the object that holds the index from which a store rebuilds it."""
+    the object that holds the index from which a store rebuilds it, and differences to older files."""
 
     file: FileName
     size: Size
     digest: Digest
     index: Object | None = None
+    differences: Annotated[tuple[Difference, ...], Field(max_length=16)] = ()
 
 
 class Partition(Document):

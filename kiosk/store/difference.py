@@ -102,7 +102,11 @@ def decode(stored: bytes, index: Index, where: str) -> Difference:
     r = y = 0
     for digest, size, r_count, y_count in _GROUP.iter_unpack(found[b"GRPS"]):
         wanted = Object(digest="sha256:" + digest.hex(), size=size)
-        group = Group(wanted, tuple(references[r : r + r_count]), tuple(yields[y : y + y_count]))
+        group = Group(
+            wanted,
+            tuple((block, count) for block, count in references[r : r + r_count]),
+            tuple((pack, slot, count) for pack, slot, count in yields[y : y + y_count]),
+        )
         r, y = r + r_count, y + y_count
         _sound(group, base_blocks, index, where)
         groups.append(group)

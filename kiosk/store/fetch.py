@@ -14,41 +14,46 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from kiosk import files
 from kiosk.errors import CorruptError, StorageError, UsageError
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Object
-from kiosk.store import plan
-from kiosk.store.index import BLOCK, MAX_STORED, REGION, decode
+from kiosk.store import difference, plan
+from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, decode
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, check, quiet
 from kiosk.store.partial import Partial, index_file
-from kiosk.store.work import Metered, Work
+from kiosk.store.work import Base, Metered, Work
 
 log = logger(__name__)
 
 WORKERS = 8
+Way = Literal["packs", "difference"]
 
 
 @dataclass(frozen=True)
 class Seed:
-    """An older file on this host, and the object that holds its index."""
+    """An older file on this host, the object that holds its index, and, where it is known, the file's digest
+    (only then differences can refer to it)."""
 
     path: Path
     index: Object
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
 class FetchReport:
     """What a fetch took: compressed bytes and objects read from the source (indexes included), bytes of the
-    file that the host had already, seconds, and regions fetched anew because a local file was wrong."""
+    file that the host had already, seconds, regions fetched anew because a local file was wrong, and which way
+    was the cheapest: packs, or a difference."""
 
     bytes_moved: int
     requests: int
     bytes_reused: int
     seconds: float
     regions_repaired: int = 0
+    way: Way = "packs"
 
 
 def fetch(
@@ -73,10 +78,10 @@ def fetch(
         )
     with files.storage_errors(target), ExitStack() as stack:
         partial = stack.enter_context(Partial(target, index.size))
-        held, opened = _open_seeds(seeds, metered, stack)
-        work = Work(index, partial, metered, opened, workers, progress)
+        usable = _open_seeds(seeds, metered, stack)
+        work = Work(index, partial, metered, [u.file for u in usable], workers, progress)
         try:
-            repaired = _make(work, artifact, held)
+            chosen, repaired = _make(work, artifact, usable, metered)
             files.write(index_file(target), stored)
             partial.finish()
         except (OSError, StorageError):
@@ -88,7 +93,25 @@ def fetch(
         bytes_reused=work.reused * BLOCK,
         seconds=time.monotonic() - began,
         regions_repaired=repaired,
+        way="difference" if chosen.base else "packs",
     )
+
+
+@dataclass(frozen=True)
+class _Usable:
+    """A seed that can be read."""
+
+    digest: str | None
+    file: BinaryIO
+    held: plan.Held
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A plan, and the base of the difference that it uses."""
+
+    todo: plan.Plan
+    base: Base | None = None
 
 
 def _index_bytes(wanted: Object, target: Path, source: ObjectSource) -> bytes:
@@ -105,12 +128,9 @@ def _index_bytes(wanted: Object, target: Path, source: ObjectSource) -> bytes:
         return source.read(wanted)
 
 
-def _open_seeds(
-    seeds: Sequence[Seed], source: ObjectSource, stack: ExitStack
-) -> tuple[list[plan.Held], list[BinaryIO]]:
+def _open_seeds(seeds: Sequence[Seed], source: ObjectSource, stack: ExitStack) -> list[_Usable]:
     """The older files that can be used; one that is gone, or whose index is, is passed over."""
-    held: list[plan.Held] = []
-    opened: list[BinaryIO] = []
+    found: list[_Usable] = []
     for seed in seeds:
         try:
             f = stack.enter_context(seed.path.open("rb"))
@@ -118,13 +138,37 @@ def _open_seeds(
         except (OSError, MissingObject, CorruptError) as e:
             log.warning("%s is not used: %s", seed.path, e)
             continue
-        held.append(plan.Held(index))
-        opened.append(f)
-    return held, opened
+        found.append(_Usable(seed.digest, f, plan.Held.by(index)))
+    return found
 
 
-def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
-    """Fills the unfinished file until its digest is right. Returns how many regions had to be fetched anew."""
+def _cheapest(
+    index: Index, wanted: bytes, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource
+) -> _Way:
+    """The way that moves the fewest bytes. A difference is looked at only where it promises to be shorter."""
+    held = [u.held for u in usable]
+    best = _Way(plan.make(index, wanted, held))
+    least = best.todo.moved
+    for one in usable:
+        for offered in artifact.differences:
+            if offered.base != one.digest or offered.groups.size + offered.size >= least:
+                continue
+            try:
+                found = difference.load(source, offered.groups, index)
+            except (MissingObject, CorruptError) as e:
+                log.warning("the difference to %s is not used: %s", offered.base, e)
+                continue
+            todo = plan.make(index, wanted, held, found)
+            if todo.moved < best.todo.moved:
+                best, least = _Way(todo, Base(one.file.fileno(), found.groups)), todo.moved
+    return best
+
+
+def _make(
+    work: Work, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource
+) -> tuple[_Way, int]:
+    """Fills the unfinished file until its digest is right. Returns the way taken, and how many regions had to
+    be fetched anew."""
     index, partial = work.index, work.partial
     wanted = bytearray(b"\1" * index.region_count)
     if partial.found:
@@ -133,9 +177,10 @@ def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
                 wanted[region] = 0
             else:
                 partial.clear(region)
-    digest = work.fill(plan.make(index, bytes(wanted), held), bytes(wanted))
+    way = _cheapest(index, bytes(wanted), artifact, usable, source)
+    digest = work.fill(way.todo, bytes(wanted), way.base)
     if digest == artifact.digest:
-        return 0
+        return way, 0
     wrong = bytes(0 if partial.holds(index, r) else 1 for r in range(index.region_count))
     if not any(wrong):
         raise CorruptError(
@@ -151,4 +196,4 @@ def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
         raise CorruptError(
             f"its objects make the digest {digest} instead of {artifact.digest}{place}", where=artifact.file
         )
-    return sum(wrong)
+    return way, sum(wrong)

@@ -1,7 +1,7 @@
-"""Decides where each block of a file comes from: an older file on this host, or a pack. Pure.
+"""Decides where each block of a file comes from: an older file on this host, a group of a difference, or a pack.
 
-A block's identity is (pack, slot): a host that holds an older file and its index knows which blocks it has
-without hashing any. Whether the older file still has them is found out later, by the regions' digests.
+Pure. A block's identity is (pack, slot): a host that holds an older file and its index knows which blocks it
+has without hashing any. Whether the older file still has them is found out later, by the regions' digests.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kiosk.store.difference import Difference
 from kiosk.store.index import BLOCK, REGION, Index, Run, Runs
 
 REGION_BLOCKS = REGION // BLOCK
@@ -19,7 +20,7 @@ COPY_BLOCKS = 2048
 
 
 class Piece(NamedTuple):
-    """`length` blocks at `slot` of a pack that belong at block `to`."""
+    """`length` blocks at `slot` of a pack or a group that belong at block `to`."""
 
     to: int
     slot: int
@@ -27,15 +28,14 @@ class Piece(NamedTuple):
 
 
 class Held:
-    """The blocks that an older file holds, as disjoint ascending intervals of slots of each pack."""
+    """The blocks that a file holds (an older one, or what a difference yields), as disjoint ascending intervals
+    of slots of each pack. `digests` names the packs that `runs` number."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, digests: Sequence[str], held: Runs) -> None:
         self._packs: dict[str, tuple[array[int], array[int], array[int]]] = {}
-        members = by_pack(index.runs, len(index.packs))
-        for number, pack in enumerate(index.packs):
-            runs = sorted(
-                (index.runs.slot[i], index.runs.count[i], index.runs.to[i]) for i in members[number]
-            )
+        members = by_source(held, len(digests))
+        for number, digest in enumerate(digests):
+            runs = sorted((held.slot[i], held.count[i], held.to[i]) for i in members[number])
             slots, counts, blocks = array("I"), array("I"), array("I")
             end = 0
             for slot, count, block in runs:
@@ -45,7 +45,12 @@ class Held:
                     counts.append(count - skip)
                     blocks.append(block + skip)
                     end = slot + count
-            self._packs[pack.object.digest] = (slots, counts, blocks)
+            self._packs[digest] = (slots, counts, blocks)
+
+    @staticmethod
+    def by(index: Index) -> Held:
+        """What a file with this index holds."""
+        return Held([p.object.digest for p in index.packs], index.runs)
 
     def split(self, pack: str, slot: int, count: int) -> Iterator[tuple[int, int, int | None]]:
         """Cuts an interval of slots into (slot, count, block of the older file, or None if it has them not)."""
@@ -68,32 +73,44 @@ class Held:
             yield slot, end - slot, None
 
 
-def by_pack(runs: Runs, packs: int) -> list[array[int]]:
-    """For each pack, the numbers of its runs."""
-    members = [array("I") for _ in range(packs)]
-    for i, pack in enumerate(runs.pack):
-        members[pack].append(i)
+def by_source(runs: Runs, sources: int) -> list[array[int]]:
+    """For each pack or group, the numbers of its runs."""
+    members = [array("I") for _ in range(sources)]
+    for i, source in enumerate(runs.pack):
+        members[source].append(i)
     return members
+
+
+class Download:
+    """What must come from objects of one kind: `runs` name a pack (or a group) and a slot in it; `order` those
+    that have any, by where they are needed first."""
+
+    def __init__(self, runs: Runs, sources: int) -> None:
+        self.runs = runs
+        self._members = by_source(runs, sources)
+        self.order = sorted(
+            (n for n in range(sources) if self._members[n]), key=lambda n: runs.to[self._members[n][0]]
+        )
+
+    def pieces(self, number: int) -> Iterator[Piece]:
+        """What of a pack or a group goes where."""
+        for i in self._members[number]:
+            yield Piece(self.runs.to[i], self.runs.slot[i], self.runs.count[i])
+
+    def first(self, number: int) -> int:
+        """The first block that a pack or a group is needed for."""
+        return self.runs.to[self._members[number][0]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to copy, and what to download.
-
-    A run of `copies` names an older file in place of a pack, and a block of it in place of a slot. `runs` are
-    what must come from packs, `order` the packs that have any, by where they are needed first, and `members`
-    each pack's runs.
-    """
+    """What to copy, and what to download. A run of `copies` names an older file in place of a pack, and a block
+    of it in place of a slot. `moved` is how many bytes the objects have."""
 
     copies: Runs
-    runs: Runs
-    order: list[int]
-    members: list[array[int]]
-
-    def pieces(self, pack: int) -> Iterator[Piece]:
-        """What of a pack goes where."""
-        for i in self.members[pack]:
-            yield Piece(self.runs.to[i], self.runs.slot[i], self.runs.count[i])
+    packs: Download
+    groups: Download
+    moved: int
 
     def steps(self) -> Iterator[Run]:
         """The copies, none longer than COPY_BLOCKS."""
@@ -104,7 +121,8 @@ class Plan:
     def writes(self) -> Iterator[tuple[int, int]]:
         """Every write that will be made, as (block, how many)."""
         yield from ((step.to, step.length) for step in self.steps())
-        yield from zip(self.runs.to, self.runs.count, strict=True)
+        for download in (self.packs, self.groups):
+            yield from zip(download.runs.to, download.runs.count, strict=True)
 
     @property
     def reused(self) -> int:
@@ -113,19 +131,44 @@ class Plan:
 
     @property
     def downloaded(self) -> int:
-        """Blocks to be filled from packs."""
-        return sum(self.runs.count)
+        """Blocks to be filled from objects."""
+        return sum(self.packs.runs.count) + sum(self.groups.runs.count)
 
 
-def make(index: Index, wanted: bytes, seeds: Sequence[Held]) -> Plan:
-    """The plan for the regions whose byte in `wanted` is not 0."""
+def make(index: Index, wanted: bytes, seeds: Sequence[Held], difference: Difference | None = None) -> Plan:
+    """The plan for the regions whose byte in `wanted` is not 0: what older files have is copied, what a
+    difference yields comes from its groups, and the rest from packs."""
     copies = Runs()
-    runs = Runs()
+    rest = Runs()
     for run in _within(index.runs, wanted):
-        _place(run, index.packs[run.pack].object.digest, seeds, 0, copies, runs)
-    members = by_pack(runs, len(index.packs))
-    order = sorted((p for p in range(len(index.packs)) if members[p]), key=lambda p: runs.to[members[p][0]])
-    return Plan(copies, runs, order, members)
+        _place(run, index.packs[run.pack].object.digest, seeds, 0, copies, rest)
+    yielded = Runs()
+    groups = difference.groups if difference else ()
+    if difference:
+        rest = _through(index, difference, rest, yielded)
+    from_packs, from_groups = Download(rest, len(index.packs)), Download(yielded, len(groups))
+    moved = sum(index.packs[n].object.size for n in from_packs.order)
+    moved += sum(groups[n].object.size for n in from_groups.order)
+    return Plan(copies, from_packs, from_groups, moved)
+
+
+def _through(index: Index, difference: Difference, runs: Runs, yielded: Runs) -> Runs:
+    """Moves to `yielded`, by group and block in it, what the difference yields; returns the others."""
+    starts = difference.starts()
+    held = Held([p.object.digest for p in index.packs], difference.runs())
+    rest = Runs()
+    for to, pack, slot, length in runs:
+        for first, count, block in held.split(index.packs[pack].object.digest, slot, length):
+            at = to + first - slot
+            if block is None:
+                rest.append(at, pack, first, count)
+                continue
+            while count:
+                group = bisect.bisect_right(starts, block) - 1
+                n = min(count, starts[group] + difference.groups[group].blocks - block)
+                yielded.append(at, group, block - starts[group], n)
+                at, block, count = at + n, block + n, count - n
+    return rest
 
 
 def _place(run: Run, digest: str, seeds: Sequence[Held], first: int, copies: Runs, rest: Runs) -> None:

@@ -5,22 +5,30 @@ Whatever ends it early, no thread of it writes any more when `fill` has returned
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from kiosk.errors import CorruptError, StorageError
+from kiosk.log import logger
 from kiosk.model.manifest import Object
-from kiosk.store import plan, wire
+from kiosk.store import difference, plan, wire
+from kiosk.store.difference import Group
 from kiosk.store.index import BLOCK, REGION, Index, Pack, Run
-from kiosk.store.objects import ObjectSource, Progress
+from kiosk.store.objects import MissingObject, ObjectSource, Progress
 from kiosk.store.partial import Partial
 
 COPIERS = 1
 """One: two would wait for each other, a file has one writer at a time."""
+UNPACKERS = 4
+"""Groups unpacked at a time: each takes up to 32 MiB."""
 ZERO_REGION = bytes(REGION)
+log = logger(__name__)
 Item = TypeVar("Item")
 
 
@@ -61,6 +69,26 @@ class Shared(Generic[Item]):
             return next(self._items)
 
 
+@dataclass(frozen=True)
+class Base:
+    """The older file that a difference refers to, open as `fd`, and the difference's groups."""
+
+    fd: int
+    groups: Sequence[Group]
+
+    def reference(self, group: Group) -> bytes:
+        """The bytes that a group was compressed against, if the file is what it should be."""
+        parts = [
+            os.pread(self.fd, count * BLOCK, block * BLOCK).ljust(count * BLOCK, b"\0")
+            for block, count in group.reference
+        ]
+        return b"".join(parts)
+
+
+Get = Callable[[], memoryview | None]
+Task = tuple[Get, list[plan.Piece]]
+
+
 class Work:
     """One fetch: copies and downloads run side by side, and the whole file is hashed behind them."""
 
@@ -80,21 +108,23 @@ class Work:
         self._seeds = seeds
         self._workers = workers
         self._progress = progress
+        self._unpacking = threading.BoundedSemaphore(UNPACKERS)
         self._shown = 0
         self._changed = threading.Condition()
         self._stop = threading.Event()
 
-    def fill(self, todo: plan.Plan, wanted: bytes) -> str:
-        """Does what the plan says and returns the digest of the whole file."""
+    def fill(self, todo: plan.Plan, wanted: bytes, base: Base | None = None) -> str:
+        """Does what the plan says and returns the digest of the whole file. A plan that uses groups of a
+        difference needs its `base`; groups that can't be used leave holes, which the digest tells."""
         self._room(todo)
         self._stop = threading.Event()
         self._left = _writes_per_region(todo.writes(), self.index.region_count)
         self._zero = bytes(1 if w and not n else 0 for w, n in zip(wanted, self._left, strict=True))
         with ThreadPoolExecutor(self._workers + COPIERS + 1, thread_name_prefix="kiosk-fetch") as pool:
             digest = pool.submit(self._digest)
-            steps, packs = Shared(todo.steps()), Shared(todo.order)
+            steps, tasks = Shared(todo.steps()), Shared(self._tasks(todo, base))
             jobs = [pool.submit(self._copy_all, steps) for _ in range(COPIERS)]
-            jobs += [pool.submit(self._download_all, todo, packs) for _ in range(self._workers)]
+            jobs += [pool.submit(self._download_all, tasks) for _ in range(self._workers)]
             try:
                 everything: list[Future[Any]] = [digest, *jobs]
                 wait(everything, return_when=FIRST_EXCEPTION)
@@ -130,15 +160,40 @@ class Work:
             self.partial.copy(self._seeds[seed].fileno(), start, to, length)
             self._wrote([(to, length)])
 
-    def _download_all(self, todo: plan.Plan, packs: Shared[int]) -> None:
-        for number in packs:
+    def _tasks(self, todo: plan.Plan, base: Base | None) -> list[Task]:
+        """What to download, in the order of the file, so that hashing can follow."""
+        tasks: list[tuple[int, Task]] = []
+        for n in todo.packs.order:
+            get: Get = functools.partial(self._unpacked, self.index.packs[n])
+            tasks.append((todo.packs.first(n), (get, list(todo.packs.pieces(n)))))
+        if base is not None:
+            for n in todo.groups.order:
+                get = functools.partial(self._patched, base, base.groups[n])
+                tasks.append((todo.groups.first(n), (get, list(todo.groups.pieces(n)))))
+        return [task for _, task in sorted(tasks, key=lambda t: t[0])]
+
+    def _download_all(self, tasks: Shared[Task]) -> None:
+        for get, pieces in tasks:
             if self._stop.is_set():
                 return
-            content = self._unpacked(self.index.packs[number])
-            pieces = list(todo.pieces(number))
-            for to, slot, length in pieces:
-                self.partial.write(content[slot * BLOCK : (slot + length) * BLOCK], to)
+            content = get()
+            if content is not None:
+                for to, slot, length in pieces:
+                    self.partial.write(content[slot * BLOCK : (slot + length) * BLOCK], to)
             self._wrote((to, length) for to, _, length in pieces)
+
+    def _patched(self, base: Base, group: Group) -> memoryview | None:
+        """A group's blocks; None when they are not to be had, and packs must give them."""
+        try:
+            stored = self._source.read(group.object, self._stop)
+            with self._unpacking:
+                content = difference.unseal(
+                    stored, base.reference(group), group.blocks, where=group.object.digest
+                )
+        except (MissingObject, CorruptError) as e:
+            log.warning("a part of the difference is not used: %s", e)
+            return None
+        return memoryview(content)
 
     def _unpacked(self, pack: Pack) -> memoryview:
         stored = self._source.read(pack.object, self._stop)

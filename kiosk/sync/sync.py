@@ -194,8 +194,11 @@ def seeds(cache: HostCache, ref: Ref, file: str) -> list[Seed]:
         except VerificationError as e:
             log.warning("%s; its bytes are not used", e)
             continue
-        indexes = [a.index for a in manifest.artifacts.values() if a.file == file and a.index is not None]
-        found.extend(Seed(cache.version_folder(held) / file, index) for index in indexes)
+        found.extend(
+            Seed(cache.version_folder(held) / file, a.index, a.digest)
+            for a in manifest.artifacts.values()
+            if a.file == file and a.index is not None
+        )
     return found
 
 
