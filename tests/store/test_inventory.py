@@ -39,7 +39,7 @@ def version(repository: Repository, number: str, artifact: Artifact) -> None:
 @pytest.fixture
 def published(repository: Repository) -> tuple[Artifact, Artifact]:
     first = repository.publish("a", content(range(1, 2000)))
-    second = repository.publish("b", content(range(1500, 3000)))
+    second = repository.publish("b", content(range(1100, 3000)))
     version(repository, "1", first)
     version(repository, "2", second)
     return first, second

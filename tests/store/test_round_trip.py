@@ -189,7 +189,7 @@ def test_known_blocks_whose_pack_is_gone_are_stored_again(repository: Repository
 
 def test_known_blocks_that_are_lost_are_learned_from_the_packs(repository: Repository) -> None:
     a = repository.publish("a", content(range(1, 2000)))
-    b = repository.publish("b", content(range(1000, 2500)))
+    b = repository.publish("b", content(range(1100, 2500)))
     assert a.index is not None and b.index is not None
     stored = repository.objects()
     repository.known.unlink()
