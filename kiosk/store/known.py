@@ -28,7 +28,10 @@ from kiosk.store.objects import MissingObject, ObjectSource, Progress, quiet
 log = logger(__name__)
 
 VERSION = 1
-BATCH = 500
+BATCH = 256
+NOBODY = [b""] * BATCH
+FIND = f"SELECT digest, pack, slot FROM blocks WHERE digest IN ({','.join('?' * BATCH)})"  # noqa: S608 (only marks)
+"""One statement for any number of digests, so that it is compiled once."""
 PACKS_SCHEMA = (
     "CREATE TABLE packs (id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT, size INTEGER, blocks INTEGER)"
 )
@@ -93,10 +96,8 @@ class KnownBlocks:
         found: dict[bytes, Place] = {}
         for at in range(0, len(digests), BATCH):
             some = digests[at : at + BATCH]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT digest, pack, slot FROM blocks WHERE digest IN ({marks})"  # noqa: S608 (only marks)
             with self._sound():
-                rows = self._db.execute(query, some).fetchall()
+                rows = self._db.execute(FIND, [*some, *NOBODY[len(some) :]]).fetchall()
             found.update((digest, (pack, slot)) for digest, pack, slot in rows if pack not in self._gone)
         return found
 
@@ -104,6 +105,13 @@ class KnownBlocks:
         """A pack by its number; None when it is not known any more."""
         row = self._db.execute("SELECT digest, size, blocks FROM packs WHERE id = ?", (number,)).fetchone()
         return None if row is None or row[0] is None else Pack(Object(digest=row[0], size=row[1]), row[2])
+
+    def numbers(self, digests: Sequence[str]) -> list[int | None]:
+        """The numbers of packs by their objects' digests; None for those that are not known."""
+        with self._sound():
+            rows = self._db.execute("SELECT digest, id FROM packs WHERE digest IS NOT NULL").fetchall()
+        known = dict(rows)
+        return [known.get(d) for d in digests]
 
     def new_pack(self) -> int:
         """A number for a pack to come."""

@@ -104,8 +104,8 @@ def test_the_same_file_gives_the_same_objects(tmp_path: Path) -> None:
 def test_a_block_is_known_across_a_flush_of_the_memory(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kiosk.store.cut.RECENT", 50)
-    monkeypatch.setattr("kiosk.store.cut.PACK", 16)
+    monkeypatch.setattr("kiosk.store.packer.RECENT", 50)
+    monkeypatch.setattr("kiosk.store.packer.PACK", 16)
     artifact = repository.publish("a", content([*range(1, 500), *range(1, 500)]))
     assert artifact.index is not None
     index = load(repository.store, artifact.index)

@@ -1,0 +1,213 @@
+"""Finds each block of a file a place: a known one, or one in a new pack, which is compressed and stored.
+
+The caller's thread finds what is new; others compress packs and store them. A pack is in the store, durably,
+before `finish` returns; nothing is remembered before `remember`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+import threading
+from array import array
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from kiosk.store import repack, wire
+from kiosk.store.index import BLOCK, PACK_BLOCKS, REGION, Index, Pack, Runs
+from kiosk.store.known import KnownBlocks, Place
+from kiosk.store.objects import ObjectStore
+
+PACK = 1024
+"""Blocks in a full pack: 4 MiB."""
+LEVEL = 3
+RECENT = 100_000
+"""New blocks held in memory before they go to the file of known blocks."""
+ZERO = bytes(BLOCK)
+REGION_BLOCKS = REGION // BLOCK
+
+
+class Packer:
+    """Finds each block a place: one that is known, or one in a new pack."""
+
+    def __init__(self, store: ObjectStore, known: KnownBlocks, older: Index | None = None) -> None:
+        self._store = store
+        self._known = known
+        self._older = older
+        self._older_packs = known.numbers([p.object.digest for p in older.packs]) if older else []
+        self.runs = Runs()
+        self._table: list[Pack | Future[Pack]] = []
+        self._numbers: dict[int, int] = {}  # known number -> number in this index
+        self._recent: dict[bytes, Place] = {}
+        self._current: list[bytes] = []
+        self._number = -1  # of the current pack, among the known ones
+        workers = max(2, os.cpu_count() or 2)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kiosk-pack")
+        self._storing: list[Future[Pack]] = []
+        self._in_flight = threading.BoundedSemaphore(workers + 2)
+
+    def __enter__(self) -> Packer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def again(self, region: int, digest: bytes) -> bool:
+        """Places the blocks of a region as in the older file, if it is the same there and can be used."""
+        if self._older is None or self._older.region_digest(region) != digest:
+            return False
+        runs = self._older.runs
+        begin, end = region * REGION_BLOCKS, (region + 1) * REGION_BLOCKS
+        first = max(0, bisect.bisect_right(runs.to, begin) - 1)
+        placed = []
+        for i in range(first, bisect.bisect_left(runs.to, end)):
+            to, pack, slot, count = runs[i]
+            skip = max(0, begin - to)
+            count = min(to + count, end) - to - skip
+            number = self._older_packs[pack]
+            if count > 0:
+                if number is None or not self._usable(number):
+                    return False
+                placed.append((to + skip, self._numbers[number], slot + skip, count))
+        for run in placed:
+            self.runs.append(*run)
+        return True
+
+    def region(self, number: int, data: bytes) -> None:
+        """Places the blocks of one region, one by one."""
+        to = number * REGION_BLOCKS
+        digests: list[bytes | None] = []
+        blocks: list[bytes] = []
+        for at in range(0, len(data), BLOCK):
+            if data.startswith(ZERO, at):
+                block, digest = b"", None
+            else:
+                block = data[at : at + BLOCK]
+                if len(block) < BLOCK:
+                    block = block.ljust(BLOCK, b"\0")
+                digest = None if block == ZERO else hashlib.sha256(block).digest()
+            blocks.append(block)
+            digests.append(digest)
+        places = self._places([d for d in dict.fromkeys(digests) if d is not None])
+        for i, digest in enumerate(digests):
+            if digest is None:
+                continue
+            place = places.get(digest)
+            if place is None:
+                place = places[digest] = self._recent[digest] = self._store_block(blocks[i])
+            self.runs.append(to + i, self._numbers[place[0]], place[1], 1)
+
+    def finish(self, fd: int) -> tuple[Pack, ...]:
+        """Closes the last pack, and repacks where that pays; the table of packs, all of them stored."""
+        self._close_pack()
+        chosen = self._hardly_used()
+        if chosen:
+            self._store_again(fd, chosen)
+            self._close_pack()
+            self._drop(chosen)
+        table = [entry.result() if isinstance(entry, Future) else entry for entry in self._table]
+        for known_number, number in self._numbers.items():
+            if isinstance(self._table[number], Future):
+                self._known.name_pack(known_number, table[number])
+        return tuple(table)
+
+    def _hardly_used(self) -> frozenset[int]:
+        """The old packs that are not worth their bytes to a cold reader."""
+        old = {n: pack for n, pack in enumerate(self._table) if isinstance(pack, Pack)}
+        if not old:
+            return frozenset()
+        used = {n: bytearray(pack.blocks) for n, pack in old.items()}
+        ones = b"\1" * PACK_BLOCKS
+        for number, slot, count in zip(self.runs.pack, self.runs.slot, self.runs.count, strict=True):
+            if number in used:
+                used[number][slot : slot + count] = ones[:count]
+        shares = {n: repack.Share(p.object.size, p.blocks, used[n].count(1)) for n, p in old.items()}
+        new_bytes = sum(e.result().object.size for e in self._table if isinstance(e, Future))
+        return repack.choose(shares, new_bytes)
+
+    def _store_again(self, fd: int, chosen: frozenset[int]) -> None:
+        """Stores what is used of these packs in new ones, and has the runs refer to those."""
+        before, self.runs = self.runs, Runs()
+        moved = {n: array("q", [-1]) * PACK_BLOCKS for n in chosen}
+        for to, number, slot, count in before:
+            if number not in chosen:
+                self.runs.append(to, number, slot, count)
+                continue
+            places = moved[number]
+            for i in range(count):
+                if places[slot + i] < 0:
+                    block = os.pread(fd, BLOCK, (to + i) * BLOCK).ljust(BLOCK, b"\0")
+                    place = self._recent[hashlib.sha256(block).digest()] = self._store_block(block)
+                    places[slot + i] = self._numbers[place[0]] * PACK_BLOCKS + place[1]
+                self.runs.append(to + i, *divmod(places[slot + i], PACK_BLOCKS), 1)
+
+    def _drop(self, chosen: frozenset[int]) -> None:
+        """Takes packs out of the table."""
+        kept = [n for n in range(len(self._table)) if n not in chosen]
+        number = {old: new for new, old in enumerate(kept)}
+        self._table = [self._table[n] for n in kept]
+        self._numbers = {k: number[n] for k, n in self._numbers.items() if n in number}
+        self.runs.pack = array("I", map(number.__getitem__, self.runs.pack))
+
+    def remember(self) -> None:
+        """Makes what was stored known."""
+        self._flush()
+        self._known.commit()
+
+    def _places(self, digests: list[bytes]) -> dict[bytes, Place]:
+        found = {d: self._recent[d] for d in digests if d in self._recent}
+        places = self._known.find([d for d in digests if d not in found])
+        usable = {number for number in {p for p, _ in places.values()} if self._usable(number)}
+        found.update((d, place) for d, place in places.items() if place[0] in usable)
+        return found
+
+    def _usable(self, number: int) -> bool:
+        """Whether a known pack is in the store; it gets its number in this index when it is used first."""
+        if number in self._numbers:
+            return True
+        pack = self._known.pack(number)
+        if pack is None or not self._store.has(pack.object):
+            self._known.forget(number)
+            return False
+        self._numbers[number] = len(self._table)
+        self._table.append(pack)
+        return True
+
+    def _store_block(self, block: bytes) -> Place:
+        if len(self._current) == PACK:
+            self._close_pack()
+        if not self._current:
+            if len(self._recent) >= RECENT:
+                self._flush()
+            self._number = self._known.new_pack()
+            self._numbers[self._number] = len(self._table)
+            self._table.append(Future())
+        self._current.append(block)
+        return self._number, len(self._current) - 1
+
+    def _close_pack(self) -> None:
+        if not self._current:
+            return
+        blocks, self._current = self._current, []
+        self._in_flight.acquire()
+        self._failed()
+        future = self._pool.submit(_seal, self._store, blocks)
+        future.add_done_callback(lambda _: self._in_flight.release())
+        self._table[self._numbers[self._number]] = future
+        self._storing.append(future)
+
+    def _failed(self) -> None:
+        """Ends the cutting soon after a pack could not be stored."""
+        for future in [f for f in self._storing if f.done()]:
+            future.result()
+            self._storing.remove(future)
+
+    def _flush(self) -> None:
+        self._known.add(sorted((d, pack, slot) for d, (pack, slot) in self._recent.items()))
+        self._recent.clear()
+
+
+def _seal(store: ObjectStore, blocks: list[bytes]) -> Pack:
+    """Compresses a pack and stores it."""
+    stored = wire.seal(wire.PACK, b"".join(blocks), level=LEVEL)
+    return Pack(store.write(stored), len(blocks))
