@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kiosk.errors import UsageError
 
@@ -43,7 +43,10 @@ def read_toml(path: Path, model: type[Model]) -> Model:
 
 
 class Settings(BaseModel):
-    """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust."""
+    """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
+
+    A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +56,8 @@ class Settings(BaseModel):
     root: Path | None = None
     recipes: Path | None = None
     cache: Path | None = None
+    differences: Annotated[int, Field(ge=0, le=16)] = 1
+    difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 6.0
 
     @property
     def images(self) -> Path:

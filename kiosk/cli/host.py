@@ -42,7 +42,8 @@ def sync(
 ) -> None:
     """Brings this hypervisor's images up to date, verified. `kiosk sync --url http://kiosk --root root.json`
 
-    Only what is missing is fetched; `current` moves when all of a version is here and right. A name with
+    Only what is missing is fetched, by the way that moves the fewest bytes: packs of blocks, or a difference to
+    a version that is here; `current` moves when all of a version is here and right. A name with
     @VERSION fetches that version, and leaves `current` alone where that is newer. Exit code 5: something did
     not verify (or has expired), and what was current still is.
     """
@@ -75,7 +76,7 @@ def sync(
         )
     else:
         table(
-            ["name", "version", "state", "size#", "moved#", "reused#", "requests#", "seconds#"],
+            ["name", "version", "state", "size#", "moved#", "by", "reused#", "requests#", "seconds#"],
             [
                 (
                     r.name,
@@ -83,6 +84,7 @@ def sync(
                     r.state,
                     size(r.size),
                     size(r.moved),
+                    " and ".join(sorted(set(r.ways.values()))),
                     size(r.reused),
                     r.requests,
                     f"{r.seconds:.1f}",

@@ -81,8 +81,17 @@ def show_published(done: Published, *, json: bool, dry_run: bool) -> None:
         say(f"Would store what is new of {size(done.size)} and sign {done.role}, snapshot, timestamp.")
         return
     table(
-        ["file", "size#", "new objects#", "stored#"],
-        [(a.name, size(a.size), a.new_objects, size(a.new_bytes)) for a in done.artifacts],
+        ["file", "size#", "new objects#", "stored#", "difference#"],
+        [
+            (
+                a.name,
+                size(a.size),
+                a.new_objects,
+                size(a.new_bytes),
+                " ".join(map(size, a.differences.values())),
+            )
+            for a in done.artifacts
+        ],
     )
     say(
         f"Published {done.ref}: {size(done.size)}, of which {size(done.new_bytes)} in {done.new_objects} objects "

@@ -12,17 +12,19 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
-from kiosk.model.names import Ref, manifest_path, parse_manifest_path
+from kiosk.model.names import Ref, Version, manifest_path, parse_manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
+from kiosk.publish.older import before, differences
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
+from kiosk.store.index import Index
 from kiosk.store.known import KnownBlocks, rebuild
 from kiosk.store.objects import named
 from kiosk.trust.names import served_target
@@ -35,12 +37,14 @@ Check = Callable[[Manifest, Path], None]
 
 @dataclass(frozen=True)
 class StoredArtifact:
-    """One file of the version: its size, and what of it had to be added to the store."""
+    """One file of the version: its size, and what of it had to be added to the store. `differences` are their
+    bytes, by the digest of the older file."""
 
     name: str
     size: int
     new_objects: int
     new_bytes: int
+    differences: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,17 @@ def publish(
             store = Counting(settings.repository)
             if known.empty:
                 rebuild(known, store, published_indexes(repository))
+            recent = last_versions(repository, ref, max(1, settings.differences))
             indexed, stored = {}, []
             for name, artifact in manifest.artifacts.items():
-                indexed[name], one = store_artifact(folder, name, artifact, store, known, progress.update)
-                stored.append(one)
+                older = before(store, recent, name)
+                index = older[0].index if older else None
+                made, one = store_artifact(folder, name, artifact, store, known, index, progress.update)
+                extra = differences(
+                    settings, folder / artifact.file, made, older[: settings.differences], store
+                )
+                indexed[name] = made.model_copy(update={"differences": extra})
+                stored.append(replace(one, differences={d.base: d.size for d in extra}))
         signed = manifest.model_copy(update={"artifacts": indexed})
         signatures = repository.publish(ref.role, manifest_path(ref), signed.to_json())
     return Published(ref, ref.role, tuple(stored), tuple(signatures), time.monotonic() - begin)
@@ -134,12 +145,15 @@ def store_artifact(
     artifact: Artifact,
     store: Counting,
     known: KnownBlocks,
+    older: Index | None,
     progress: Callable[[int], object],
 ) -> tuple[Artifact, StoredArtifact]:
     """Cuts one artifact into objects, making sure that it is the file which the manifest names."""
     objects, stored = store.new_objects, store.new_bytes
     try:
-        index = publish_file(folder / artifact.file, store, known, progress, digest=artifact.digest)
+        index = publish_file(
+            folder / artifact.file, store, known, progress, digest=artifact.digest, older=older
+        )
     except CorruptError as e:
         raise CorruptError(
             e.what,
@@ -174,6 +188,18 @@ class Counting(DirectoryStore):
         return made
 
 
+def last_versions(repository: Repository, ref: Ref, count: int) -> list[Manifest]:
+    """The newest versions of a name that are published, newest first."""
+    listed = repository.role(ref.role).signed.targets
+    found: list[tuple[Version, str]] = []
+    for path in listed:
+        other = parse_manifest_path(path)
+        if other is not None and other.base == ref.base and other.version is not None:
+            found.append((other.version, path))
+    newest = sorted(found, reverse=True)[:count]
+    return [read_published(repository, path, listed[path].hashes["sha256"]) for _, path in newest]
+
+
 def published_indexes(repository: Repository) -> Iterator[Object]:
     """The indexes of all that is published, for a lost memory of known blocks."""
     for role in repository.roles():
@@ -196,5 +222,5 @@ def read_published(repository: Repository, path: str, hexdigest: str) -> Manifes
 
 def without_indexes(manifest: Manifest) -> Manifest:
     """The manifest as a build wrote it."""
-    bare = {n: a.model_copy(update={"index": None}) for n, a in manifest.artifacts.items()}
+    bare = {n: a.model_copy(update={"index": None, "differences": ()}) for n, a in manifest.artifacts.items()}
     return manifest.model_copy(update={"artifacts": bare})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from kiosk.model.manifest import Artifact, Manifest
 from kiosk.model.names import Ref, with_version
 from kiosk.progress import bar
 from kiosk.store.api import DirectoryStore, HttpStore
-from kiosk.store.fetch import Seed, fetch
+from kiosk.store.fetch import FetchReport, Seed, Way, fetch
 from kiosk.store.objects import ObjectSource
 from kiosk.sync.host import HostCache, kept_artifacts
 from kiosk.trust.client import TrustedRepository
@@ -37,7 +37,7 @@ SEEDS = 2
 @dataclass(frozen=True)
 class Result:
     """What became of one image or layer. `moved` bytes came over the network in `requests`; `reused` bytes of
-    the files were on this host already."""
+    the files were on this host already; `ways` says for each file fetched whether packs or a difference came."""
 
     name: str
     version: str
@@ -48,6 +48,7 @@ class Result:
     requests: int = 0
     seconds: float = 0.0
     error: str | None = None
+    ways: dict[str, Way] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,20 @@ def one(
         return Result(exact.base, str(exact.version), "switched" if moves else "current", size)
     if dry_run:
         return Result(exact.base, str(exact.version), "would fetch", size)
-    moved, reused, requests = fill(cache, source, manifest, signed)
+    reports = fill(cache, source, manifest, signed)
     if current is None or current < exact.version:
         cache.make_current(exact)
-    seconds = time.monotonic() - begin
-    return Result(exact.base, str(exact.version), "fetched", size, moved, reused, requests, seconds)
+    return Result(
+        exact.base,
+        str(exact.version),
+        "fetched",
+        size,
+        moved=sum(r.bytes_moved for r in reports.values()),
+        reused=sum(r.bytes_reused for r in reports.values()),
+        requests=sum(r.requests for r in reports.values()),
+        seconds=time.monotonic() - begin,
+        ways={file: r.way for file, r in reports.items() if r.requests},
+    )
 
 
 def older(offered: Ref, current: Ref) -> VerificationError:
@@ -155,28 +165,24 @@ def older(offered: Ref, current: Ref) -> VerificationError:
     )
 
 
-def fill(cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes) -> tuple[int, int, int]:
-    """Fetches a version's files and installs it. Returns bytes moved, bytes reused, requests."""
+def fill(cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes) -> dict[str, FetchReport]:
+    """Fetches a version's files and installs it. Returns what each file took."""
     ref = manifest.ref
     partial = cache.partial_folder(ref)
     artifacts = kept_artifacts(manifest)
-    moved = reused = requests = 0
+    reports: dict[str, FetchReport] = {}
     with bar(f"sync {ref}", sum(a.size for a in artifacts)) as progress:
         for artifact in artifacts:
             if is_right(partial / artifact.file, artifact):  # an interrupted run had finished this file
                 progress.update(artifact.size)
-                reused += artifact.size
+                reports[artifact.file] = FetchReport(0, 0, artifact.size, 0.0)
                 continue
-            report = fetch(
-                artifact, partial / artifact.file, source, seeds(cache, ref, artifact.file), progress.update
-            )
-            moved += report.bytes_moved
-            reused += report.bytes_reused
-            requests += report.requests
+            older = seeds(cache, ref, artifact.file)
+            reports[artifact.file] = fetch(artifact, partial / artifact.file, source, older, progress.update)
     write(partial / "manifest.json", signed)
     cache.install(ref, partial)
     remove_leftovers(cache, ref)
-    return moved, reused, requests
+    return reports
 
 
 def is_right(path: Path, artifact: Artifact) -> bool:
