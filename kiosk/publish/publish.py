@@ -21,10 +21,11 @@ from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
 from kiosk.model.names import Ref, Version, manifest_path, parse_manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
+from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.older import before, differences
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
-from kiosk.store.index import Index
+from kiosk.store.index import Index, Tree
 from kiosk.store.known import KnownBlocks, rebuild
 from kiosk.store.objects import named
 from kiosk.trust.names import served_target
@@ -102,7 +103,8 @@ def publish(
             for name, artifact in manifest.artifacts.items():
                 older = before(store, recent, name)
                 index = older[0].index if older else None
-                made, one = store_artifact(folder, name, artifact, store, known, index, progress.update)
+                tree = hash_tree(manifest, name, folder / artifact.file)
+                made, one = store_artifact(folder, name, artifact, store, known, index, tree, progress.update)
                 extra = differences(
                     settings, folder / artifact.file, made, older[: settings.differences], store
                 )
@@ -146,13 +148,14 @@ def store_artifact(
     store: Counting,
     known: KnownBlocks,
     older: Index | None,
+    tree: Tree | None,
     progress: Callable[[int], object],
 ) -> tuple[Artifact, StoredArtifact]:
     """Cuts one artifact into objects, making sure that it is the file which the manifest names."""
     objects, stored = store.new_objects, store.new_bytes
     try:
         index = publish_file(
-            folder / artifact.file, store, known, progress, digest=artifact.digest, older=older
+            folder / artifact.file, store, known, progress, digest=artifact.digest, older=older, tree=tree
         )
     except CorruptError as e:
         raise CorruptError(

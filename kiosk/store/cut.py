@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kiosk.errors import CorruptError
 from kiosk.model.manifest import Object
-from kiosk.store.index import Index, encode
+from kiosk.store.index import Index, Tree, encode
 from kiosk.store.known import KnownBlocks
 from kiosk.store.objects import ObjectStore, Progress, quiet
 from kiosk.store.packer import Packer
@@ -30,17 +30,23 @@ def publish_file(
     *,
     digest: str | None = None,
     older: Index | None = None,
+    tree: Tree | None = None,
 ) -> Object:
     """Stores a file and returns its index object.
 
     With `digest` (`sha256:HEX`), CorruptError unless the file has it. `older` is the index of a file that is
-    mostly the same: where a region is, its blocks are not looked at one by one. Whatever fails, the repository
-    refers to nothing that is not there and the known blocks are as before.
+    mostly the same: where a region is, its blocks are not looked at one by one. `tree` is a dm-verity tree in the
+    file, which is not stored; the caller has checked that it is the data's. Whatever fails, the repository refers
+    to nothing that is not there and the known blocks are as before.
     """
     try:
         with path.open("rb") as f:
             before = os.fstat(f.fileno())
-            with Regions(f.fileno(), before.st_size) as regions, Packer(store, known, older) as packer:
+            computed = tree.place if tree else range(0)
+            with (
+                Regions(f.fileno(), before.st_size) as regions,
+                Packer(store, known, older, computed) as packer,
+            ):
                 for region in regions:
                     if region.data is not None and not packer.again(region.number, region.digest):
                         packer.region(region.number, region.data)
@@ -49,7 +55,7 @@ def publish_file(
                 region_digests, found = regions.finish()
             _unchanged(f.fileno(), before, path)
             _is(found, digest, path)
-        index = Index(before.st_size, packs, region_digests, packer.runs)
+        index = Index(before.st_size, packs, region_digests, packer.runs, tree)
         stored = store.write(encode(index))
         packer.remember()
     except BaseException:

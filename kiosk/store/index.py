@@ -31,6 +31,8 @@ LEVEL = 9
 
 _HEAD = struct.Struct("<QII")
 _PACK = struct.Struct("<32sII")
+_TREE = struct.Struct("<III")
+MAX_SALT = 256
 
 
 class Pack(NamedTuple):
@@ -78,13 +80,49 @@ class Runs:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """A dm-verity tree in a file, which a reader computes (see `verity`): over `blocks` blocks of data from
+    block `data` on, standing from block `at` on, with this salt."""
+
+    data: int
+    blocks: int
+    at: int
+    salt: bytes
+
+    def levels(self) -> list[int]:
+        """Hash blocks of each level, the lowest first."""
+        found = [-(-self.blocks // 128)]
+        while found[-1] > 1:
+            found.append(-(-found[-1] // 128))
+        return found
+
+    def sound(self, blocks: int) -> bool:
+        """Whether it fits in a file of so many blocks, and begins in a later region than its data ends in, so
+        that a reader can complete one before the other."""
+        end = self.data + self.blocks
+        per_region = REGION // BLOCK
+        return (
+            self.blocks > 0
+            and end <= blocks
+            and (end - 1) // per_region < self.at // per_region
+            and self.place.stop <= blocks
+        )
+
+    @property
+    def place(self) -> range:
+        """The blocks of the tree."""
+        return range(self.at, self.at + sum(self.levels()))
+
+
+@dataclass(frozen=True)
 class Index:
-    """A file as packs, runs, and regions; what no run covers is zero."""
+    """A file as packs, runs, and regions; what neither a run nor the tree covers is zero."""
 
     size: int
     packs: tuple[Pack, ...]
     regions: bytes
     runs: Runs
+    tree: Tree | None = None
 
     @property
     def blocks(self) -> int:
@@ -111,6 +149,8 @@ def encode(index: Index) -> bytes:
         b"RGNS": index.regions,
         b"RUNS": _encode_runs(index.runs),
     }
+    if index.tree:
+        content[b"VRTY"] = _TREE.pack(index.tree.data, index.tree.blocks, index.tree.at) + index.tree.salt
     data = sections.encode(content)
     if index.size > MAX_FILE or len(data) > MAX_CONTENT:
         raise UsageError(f"the file is too large or too scattered for one index ({len(index.runs)} runs)")
@@ -120,7 +160,7 @@ def encode(index: Index) -> bytes:
 def decode(stored: bytes, where: str) -> Index:
     """Reads the stored bytes of an index; CorruptError naming `where` and the fault unless it is sound."""
     content = memoryview(wire.unseal(wire.INDEX, stored, limit=MAX_CONTENT, where=where))
-    found = sections.decode(content, (b"HEAD", b"PACK", b"RGNS", b"RUNS"), where)
+    found = sections.decode(content, (b"HEAD", b"PACK", b"RGNS", b"RUNS"), where, known=(b"VRTY",))
     if len(found[b"HEAD"]) != _HEAD.size:
         raise CorruptError("its HEAD section has a wrong size", where=where)
     size, block, region = _HEAD.unpack(found[b"HEAD"])
@@ -131,7 +171,18 @@ def decode(stored: bytes, where: str) -> Index:
     if len(regions) != 32 * -(-size // REGION):
         raise CorruptError("has not one digest for each region", where=where)
     runs = _decode_runs(found[b"RUNS"], packs, -(-size // BLOCK), where)
-    return Index(size, packs, regions, runs)
+    tree = _decode_tree(found[b"VRTY"], -(-size // BLOCK), where) if b"VRTY" in found else None
+    return Index(size, packs, regions, runs, tree)
+
+
+def _decode_tree(data: memoryview, blocks: int, where: str) -> Tree:
+    if not 0 <= len(data) - _TREE.size <= MAX_SALT:
+        raise CorruptError("its VRTY section has a wrong size", where=where)
+    begin, count, at = _TREE.unpack_from(data)
+    tree = Tree(begin, count, at, bytes(data[_TREE.size :]))
+    if not tree.sound(blocks):
+        raise CorruptError("its hash tree lies outside the file, or not behind its data", where=where)
+    return tree
 
 
 def load(source: ObjectSource, wanted: Object) -> Index:

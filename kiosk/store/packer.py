@@ -28,9 +28,12 @@ REGION_BLOCKS = REGION // BLOCK
 
 
 class Packer:
-    """Finds each block a place: one that is known, or one in a new pack."""
+    """Finds each block a place: one that is known, or one in a new pack; none for blocks that readers compute."""
 
-    def __init__(self, store: ObjectStore, known: KnownBlocks, older: Index | None = None) -> None:
+    def __init__(
+        self, store: ObjectStore, known: KnownBlocks, older: Index | None = None, computed: range = range(0)
+    ) -> None:
+        self._computed = computed
         self._store = store
         self._known = known
         self._older = older
@@ -58,6 +61,8 @@ class Packer:
             return False
         runs = self._older.runs
         begin, end = region * REGION_BLOCKS, (region + 1) * REGION_BLOCKS
+        if self._computed.start < end and begin < self._computed.stop:
+            return False
         first = max(0, bisect.bisect_right(runs.to, begin) - 1)
         placed = []
         for i in range(first, bisect.bisect_left(runs.to, end)):
@@ -79,7 +84,7 @@ class Packer:
         digests: list[bytes | None] = []
         blocks: list[bytes] = []
         for at in range(0, len(data), BLOCK):
-            if data.startswith(ZERO, at):
+            if data.startswith(ZERO, at) or to + at // BLOCK in self._computed:
                 block, digest = b"", None
             else:
                 block = data[at : at + BLOCK]

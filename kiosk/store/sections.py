@@ -18,8 +18,11 @@ def encode(content: Mapping[bytes, bytes]) -> bytes:
     return b"".join(_HEAD.pack(tag, len(data)) + data for tag, data in content.items())
 
 
-def decode(content: memoryview, needed: Collection[bytes], where: str) -> dict[bytes, memoryview]:
-    """The sections by tag, each once, all the needed ones among them; CorruptError naming `where` otherwise."""
+def decode(
+    content: memoryview, needed: Collection[bytes], where: str, *, known: Collection[bytes] = ()
+) -> dict[bytes, memoryview]:
+    """The sections by tag, each once, all the needed ones among them and perhaps the known ones; CorruptError
+    naming `where` otherwise."""
     found: dict[bytes, memoryview] = {}
     at = 0
     while at < len(content):
@@ -31,7 +34,7 @@ def decode(content: memoryview, needed: Collection[bytes], where: str) -> dict[b
             raise CorruptError(f"the section {tag!r} is longer than the index", where=where)
         if tag in found:
             raise CorruptError(f"has two sections {tag!r}", where=where)
-        if tag not in needed and not tag[:1].islower():
+        if tag not in needed and tag not in known and not tag[:1].islower():
             raise CorruptError(
                 f"has a section {tag!r} that this kiosk does not know", where=where, hint="Update kiosk."
             )

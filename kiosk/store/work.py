@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, Generic, TypeVar
 from kiosk.errors import CorruptError, StorageError
 from kiosk.log import logger
 from kiosk.model.manifest import Object
-from kiosk.store import difference, plan, wire
+from kiosk.store import difference, plan, verity, wire
 from kiosk.store.difference import Group
-from kiosk.store.index import BLOCK, REGION, Index, Pack, Run
+from kiosk.store.index import BLOCK, REGION, Index, Pack, Run, Tree
 from kiosk.store.objects import MissingObject, ObjectSource, Progress
 from kiosk.store.partial import Partial
 
@@ -118,13 +118,17 @@ class Work:
         difference needs its `base`; groups that can't be used leave holes, which the digest tells."""
         self._room(todo)
         self._stop = threading.Event()
-        self._left = _writes_per_region(todo.writes(), self.index.region_count)
+        tree = self.index.tree
+        computed = [(tree.at, len(tree.place))] if tree else []
+        self._left = _writes_per_region([*todo.writes(), *computed], self.index.region_count)
         self._zero = bytes(1 if w and not n else 0 for w, n in zip(wanted, self._left, strict=True))
-        with ThreadPoolExecutor(self._workers + COPIERS + 1, thread_name_prefix="kiosk-fetch") as pool:
+        with ThreadPoolExecutor(self._workers + COPIERS + 2, thread_name_prefix="kiosk-fetch") as pool:
             digest = pool.submit(self._digest)
             steps, tasks = Shared(todo.steps()), Shared(self._tasks(todo, base))
             jobs = [pool.submit(self._copy_all, steps) for _ in range(COPIERS)]
             jobs += [pool.submit(self._download_all, tasks) for _ in range(self._workers)]
+            if tree:
+                jobs.append(pool.submit(self._compute, tree))
             try:
                 everything: list[Future[Any]] = [digest, *jobs]
                 wait(everything, return_when=FIRST_EXCEPTION)
@@ -140,7 +144,7 @@ class Work:
 
     def _room(self, todo: plan.Plan) -> None:
         """Refuses at once what can't fit, before it fills the disk that running VMs write to."""
-        blocks = todo.downloaded
+        blocks = todo.downloaded + (len(self.index.tree.place) if self.index.tree else 0)
         if todo.copies:
             to, seed, start, _ = todo.copies[0]
             if not self.partial.shares(self._seeds[seed].fileno(), start, to):
@@ -176,11 +180,13 @@ class Work:
         for get, pieces in tasks:
             if self._stop.is_set():
                 return
-            content = get()
-            if content is not None:
-                for to, slot, length in pieces:
-                    self.partial.write(content[slot * BLOCK : (slot + length) * BLOCK], to)
-            self._wrote((to, length) for to, _, length in pieces)
+            self._place(get(), pieces)
+
+    def _place(self, content: memoryview | None, pieces: list[plan.Piece]) -> None:
+        if content is not None:
+            for to, slot, length in pieces:
+                self.partial.write(content[slot * BLOCK : (slot + length) * BLOCK], to)
+        self._wrote((to, length) for to, _, length in pieces)
 
     def _patched(self, base: Base, group: Group) -> memoryview | None:
         """A group's blocks; None when they are not to be had, and packs must give them."""
@@ -209,15 +215,32 @@ class Work:
                     self._left[region] -= 1
             self._changed.notify_all()
 
+    def _compute(self, tree: Tree) -> None:
+        """Writes the hash tree of the data, which is read as soon as it is complete."""
+        levels = verity.Levels(tree, lambda at, block: self.partial.write(memoryview(block), at))
+        begin, end = tree.data, tree.data + tree.blocks
+        for region in _regions(begin, tree.blocks):
+            if not self._complete(region):
+                return
+            first = region * plan.REGION_BLOCKS
+            data = ZERO_REGION if self._zero[region] else self.partial.read_region(region)
+            levels.add(memoryview(data)[max(0, begin - first) * BLOCK : (end - first) * BLOCK])
+        levels.finish()
+        self._wrote([(tree.at, len(tree.place))])
+
+    def _complete(self, region: int) -> bool:
+        """Waits until nothing more will be written to a region; False when all is to end."""
+        with self._changed:
+            while self._left[region] and not self._stop.is_set():
+                self._changed.wait()
+            return not self._stop.is_set()
+
     def _digest(self) -> str:
         """Hashes the file in order, each region as soon as nothing more will be written to it."""
         whole = hashlib.sha256()
         for region in range(self.index.region_count):
-            with self._changed:
-                while self._left[region] and not self._stop.is_set():
-                    self._changed.wait()
-                if self._stop.is_set():
-                    return ""
+            if not self._complete(region):
+                return ""
             length = min(REGION, self.index.size - region * REGION)
             whole.update(
                 memoryview(ZERO_REGION)[:length] if self._zero[region] else self.partial.read_region(region)
