@@ -5,7 +5,7 @@ VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export DEBIAN_FRONTEND := noninteractive
 APT := python3-venv ca-certificates binutils cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools \
-       ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd-boot-efi tar xz-utils zstd
+       ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd systemd-boot-efi tar xz-utils zstd
 
 .PHONY: help demo test test-fast check apt clean
 
