@@ -1,6 +1,7 @@
 """Makes a file from objects and from what the host has already, and gives it its name only when it is right.
 
-* The target appears complete, on disk, and with the artifact's digest, or not at all.
+* The target appears complete, on disk, and with the artifact's digest, or not at all. A block device is
+  written in place; it is complete when `fetch` has returned.
 * Killed at any point, the next call goes on from the regions that are whole in the unfinished file.
 * A local file that lies (it was changed, or its index is of another file) costs the download of the regions
   it spoiled, nothing else. Wrong data from the source itself is a CorruptError.
@@ -21,6 +22,7 @@ from kiosk.errors import CorruptError, StorageError, UsageError
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Object
 from kiosk.store import plan
+from kiosk.store.device import Device, is_device
 from kiosk.store.index import BLOCK, MAX_STORED, REGION, decode
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, check, quiet
 from kiosk.store.partial import Partial, index_file
@@ -72,12 +74,14 @@ def fetch(
             f"its index makes {index.size} bytes instead of {artifact.size}", where=artifact.file
         )
     with files.storage_errors(target), ExitStack() as stack:
-        partial = stack.enter_context(Partial(target, index.size))
+        kind = Device if is_device(target) else Partial
+        partial = stack.enter_context(kind(target, index.size))
         held, opened = _open_seeds(seeds, metered, stack)
         work = Work(index, partial, metered, opened, workers, progress)
         try:
             repaired = _make(work, artifact, held)
-            files.write(index_file(target), stored)
+            if partial.keeps_index:
+                files.write(index_file(target), stored)
             partial.finish()
         except (OSError, StorageError):
             partial.discard()  # a disk kept full would stop the VMs that run from it
@@ -131,8 +135,7 @@ def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
         for region in range(index.region_count):
             if partial.holds(index, region):
                 wanted[region] = 0
-            else:
-                partial.clear(region)
+        partial.prepare(index, bytes(wanted))
     digest = work.fill(plan.make(index, bytes(wanted), held), bytes(wanted))
     if digest == artifact.digest:
         return 0
@@ -142,8 +145,7 @@ def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
             f"its index makes the digest {digest} instead of {artifact.digest}", where=artifact.file
         )
     log.warning("%s: %d regions made from local files are wrong; fetching them", partial.target, sum(wrong))
-    for region in (r for r, is_wrong in enumerate(wrong) if is_wrong):
-        partial.clear(region)
+    partial.prepare(index, wrong)
     digest = work.fill(plan.make(index, wrong, ()), wrong)
     if digest != artifact.digest:
         bad = next((r for r in range(index.region_count) if not partial.holds(index, r)), None)
