@@ -22,8 +22,8 @@ from pathlib import Path
 
 from kiosk.errors import CorruptError
 from kiosk.model.manifest import Object
-from kiosk.store import wire
-from kiosk.store.index import BLOCK, REGION, Index, Pack, Runs, encode
+from kiosk.store import sums, wire
+from kiosk.store.index import BLOCK, NO_SUMS, REGION, WITHOUT_SUMS, Index, Pack, Runs, Sums, encode
 from kiosk.store.known import KnownBlocks, Place
 from kiosk.store.objects import ObjectStore, Progress, quiet
 
@@ -43,8 +43,9 @@ def publish_file(
     progress: Progress = quiet,
     *,
     digest: str | None = None,
+    with_sums: bool = False,
 ) -> Object:
-    """Stores a file and returns its index object.
+    """Stores a file and returns its index object; `with_sums`, the sums of its new blocks as well.
 
     With `digest` (`sha256:HEX`), CorruptError unless the file has it. Whatever fails, the repository refers
     to nothing that is not there and the known blocks are as before.
@@ -59,11 +60,11 @@ def publish_file(
                     packer.region(data, to)
                 to += -(-length // BLOCK)
                 progress(length)
-            packs = packer.finish()
+            packs, packs_sums = packer.finish(with_sums=with_sums)
             region_digests, found = regions.finish()
             _unchanged(f.fileno(), before, path)
             _is(found, digest, path)
-        index = Index(before.st_size, packs, region_digests, packer.runs)
+        index = Index(before.st_size, packs, region_digests, packer.runs, sums=packs_sums)
         stored = store.write(encode(index))
         packer.remember()
     except BaseException:
@@ -157,6 +158,7 @@ class _Packer:
         self._numbers: dict[int, int] = {}  # known number -> number in this index
         self._recent: dict[bytes, Place] = {}
         self._current: list[bytes] = []
+        self._sums: dict[int, bytearray] = {}  # known number -> the sums of a new pack's blocks
         self._number = -1  # of the current pack, among the known ones
         workers = max(2, os.cpu_count() or 2)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kiosk-pack")
@@ -190,16 +192,38 @@ class _Packer:
             place = places.get(digest)
             if place is None:
                 place = places[digest] = self._recent[digest] = self._store_block(blocks[i])
+                self._sums[place[0]] += digest[: sums.BYTES]
             self.runs.append(to + i, self._numbers[place[0]], place[1], 1)
 
-    def finish(self) -> tuple[Pack, ...]:
-        """Closes the last pack; the table of packs, all of them stored."""
+    def finish(self, *, with_sums: bool) -> tuple[tuple[Pack, ...], Sums]:
+        """Closes the last pack; the table of packs, all of them stored, and the sums of their blocks."""
         self._close_pack()
         table = [entry.result() if isinstance(entry, Future) else entry for entry in self._table]
         for known_number, number in self._numbers.items():
             if isinstance(self._table[number], Future):
                 self._known.name_pack(known_number, table[number])
-        return tuple(table)
+        if with_sums:
+            self._store_sums(table)
+        return tuple(table), self._known_sums()
+
+    def _store_sums(self, table: list[Pack]) -> None:
+        """Stores the sums of the new packs."""
+        new = sorted(self._sums, key=lambda number: self._numbers[number])
+        for at in range(0, len(new), sums.PACKS):
+            some = new[at : at + sums.PACKS]
+            rows = [(table[self._numbers[n]].object.digest, bytes(self._sums[n])) for n in some]
+            self._known.name_sums(some, self._store.write(sums.encode(rows)))
+
+    def _known_sums(self) -> Sums:
+        """The sums objects of all packs in the table that have one which is still in the store."""
+        of_known = self._known.sums(list(self._numbers))
+        objects = dict.fromkeys(o for o in of_known.values())
+        there = [o for o in objects if self._store.has(o)]
+        place = {o: i for i, o in enumerate(there)}
+        of_pack = [NO_SUMS] * len(self._table)
+        for number, named in of_known.items():
+            of_pack[self._numbers[number]] = place.get(named, NO_SUMS)
+        return Sums(tuple(there), of_pack) if there else WITHOUT_SUMS
 
     def remember(self) -> None:
         """Makes what was stored known."""
@@ -234,6 +258,7 @@ class _Packer:
             self._number = self._known.new_pack()
             self._numbers[self._number] = len(self._table)
             self._table.append(Future())
+            self._sums[self._number] = bytearray()
         self._current.append(block)
         return self._number, len(self._current) - 1
 

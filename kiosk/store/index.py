@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,12 +28,17 @@ MAX_FILE = 1 << 40
 MAX_CONTENT = 64 << 20
 """The most bytes of an index's content: about three million runs, or a terabyte's regions."""
 MAX_STORED = 32 << 20
+MAX_SUMS = 16 << 20
+"""The most bytes of a sums object's content (see kiosk.store.sums)."""
 LEVEL = 9
 
 _SECTION = struct.Struct("<4sI")
 _HEAD = struct.Struct("<QII")
 _PACK = struct.Struct("<32sII")
 _RUN_BYTES = 16
+_COUNT = struct.Struct("<I")
+_SUMS = struct.Struct("<32sI")
+NO_SUMS = 0xFFFFFFFF
 
 
 class Pack(NamedTuple):
@@ -80,6 +85,17 @@ class Runs:
         self.count.append(count)
 
 
+class Sums(NamedTuple):
+    """The objects that hold sums of blocks (see kiosk.store.sums), and for each pack of the table the number
+    of the object that holds its own; NO_SUMS where none does. Without objects, both are empty."""
+
+    objects: tuple[Object, ...]
+    of_pack: Sequence[int]
+
+
+WITHOUT_SUMS = Sums((), ())
+
+
 @dataclass(frozen=True)
 class Index:
     """A file as packs, runs, and regions; what no run covers is zero."""
@@ -88,6 +104,7 @@ class Index:
     packs: tuple[Pack, ...]
     regions: bytes
     runs: Runs
+    sums: Sums = WITHOUT_SUMS
 
     @property
     def blocks(self) -> int:
@@ -114,6 +131,8 @@ def encode(index: Index) -> bytes:
         b"RGNS": index.regions,
         b"RUNS": _encode_runs(index.runs),
     }
+    if index.sums.objects:
+        sections[b"sums"] = _encode_sums(index.sums)
     content = b"".join(_SECTION.pack(tag, len(data)) + data for tag, data in sections.items())
     if index.size > MAX_FILE or len(content) > MAX_CONTENT:
         raise UsageError(f"the file is too large or too scattered for one index ({len(index.runs)} runs)")
@@ -134,7 +153,8 @@ def decode(stored: bytes, where: str) -> Index:
     if len(regions) != 32 * -(-size // REGION):
         raise CorruptError("has not one digest for each region", where=where)
     runs = _decode_runs(sections[b"RUNS"], packs, -(-size // BLOCK), where)
-    return Index(size, packs, regions, runs)
+    sums = _decode_sums(sections[b"sums"], packs, where) if b"sums" in sections else WITHOUT_SUMS
+    return Index(size, packs, regions, runs, sums)
 
 
 def load(source: ObjectSource, wanted: Object) -> Index:
@@ -182,6 +202,29 @@ def _decode_packs(data: memoryview, where: str) -> tuple[Pack, ...]:
     if len({p.object.digest for p in packs}) != len(packs):
         raise CorruptError("names a pack twice", where=where)
     return tuple(packs)
+
+
+def _encode_sums(sums: Sums) -> bytes:
+    rows = b"".join(_SUMS.pack(bytes.fromhex(o.digest[7:]), o.size) for o in sums.objects)
+    return _COUNT.pack(len(sums.objects)) + rows + _little(array("I", sums.of_pack)).tobytes()
+
+
+def _decode_sums(data: memoryview, packs: tuple[Pack, ...], where: str) -> Sums:
+    count = _COUNT.unpack_from(data)[0] if len(data) >= _COUNT.size else -1
+    end = _COUNT.size + count * _SUMS.size
+    if not 1 <= count <= len(packs) or len(data) != end + 4 * len(packs):
+        raise CorruptError("its sums section has a wrong size", where=where)
+    objects: list[Object] = []
+    for digest, size in _SUMS.iter_unpack(data[_COUNT.size : end]):
+        if not wire.HEADER_SIZE < size <= wire.largest(MAX_SUMS):
+            raise CorruptError(f"names sums of {size} bytes", where=where)
+        objects.append(Object(digest="sha256:" + digest.hex(), size=size))
+    of_pack = array("I")
+    of_pack.frombytes(data[end:])
+    of_pack = _little(of_pack)
+    if any(number >= count and number != NO_SUMS for number in of_pack):
+        raise CorruptError("names sums that are not in its table", where=where)
+    return Sums(tuple(objects), of_pack)
 
 
 def _little(column: array[int]) -> array[int]:

@@ -18,6 +18,7 @@ from kiosk.errors import CorruptError
 
 PACK = b"kioskpk1"
 INDEX = b"kioskix1"
+SUMS = b"kiosksm1"
 _HEADER = struct.Struct("<II8s")
 _SKIPPABLE = 0x184D2A50
 HEADER_SIZE = _HEADER.size
