@@ -21,7 +21,7 @@ from kiosk import files
 from kiosk.errors import CorruptError, StorageError, UsageError
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Object
-from kiosk.store import plan
+from kiosk.store import foreign, plan
 from kiosk.store.device import Device, is_device
 from kiosk.store.index import BLOCK, MAX_STORED, REGION, decode
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, check, quiet
@@ -35,10 +35,11 @@ WORKERS = 8
 
 @dataclass(frozen=True)
 class Seed:
-    """An older file on this host, and the object that holds its index."""
+    """An older file on this host, and the object that holds its index. Without one, the file may be anything
+    (raw, qcow2, a device), and is searched for blocks where that pays."""
 
     path: Path
-    index: Object
+    index: Object | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ def fetch(
         kind = Device if is_device(target) else Partial
         partial = stack.enter_context(kind(target, index.size))
         held, opened = _open_seeds(seeds, metered, stack)
+        unknown = _open_unknown(seeds, stack)
         work = Work(index, partial, metered, opened, workers, progress)
         try:
-            repaired = _make(work, artifact, held)
+            repaired = _make(work, artifact, held, opened, unknown, metered)
             if partial.keeps_index:
                 files.write(index_file(target), stored)
             partial.finish()
@@ -116,6 +118,8 @@ def _open_seeds(
     held: list[plan.Held] = []
     opened: list[BinaryIO] = []
     for seed in seeds:
+        if seed.index is None:
+            continue
         try:
             f = stack.enter_context(seed.path.open("rb"))
             index = decode(_index_bytes(seed.index, seed.path, source), seed.index.digest)
@@ -127,7 +131,26 @@ def _open_seeds(
     return held, opened
 
 
-def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
+def _open_unknown(seeds: Sequence[Seed], stack: ExitStack) -> list[BinaryIO]:
+    """The local files without an index that can be read."""
+    opened: list[BinaryIO] = []
+    for seed in seeds:
+        if seed.index is None:
+            try:
+                opened.append(stack.enter_context(seed.path.open("rb")))
+            except OSError as e:
+                log.warning("%s is not used: %s", seed.path, e.strerror)
+    return opened
+
+
+def _make(
+    work: Work,
+    artifact: Artifact,
+    held: list[plan.Held],
+    opened: list[BinaryIO],
+    unknown: Sequence[BinaryIO],
+    source: ObjectSource,
+) -> int:
     """Fills the unfinished file until its digest is right. Returns how many regions had to be fetched anew."""
     index, partial = work.index, work.partial
     wanted = bytearray(b"\1" * index.region_count)
@@ -136,7 +159,13 @@ def _make(work: Work, artifact: Artifact, held: Sequence[plan.Held]) -> int:
             if partial.holds(index, region):
                 wanted[region] = 0
         partial.prepare(index, bytes(wanted))
-    digest = work.fill(plan.make(index, bytes(wanted), held), bytes(wanted))
+    todo = plan.make(index, bytes(wanted), held)
+    for file in unknown:
+        if (found := foreign.search(file, index, todo, source)) is not None:
+            held.append(plan.Held(found))
+            opened.append(file)
+            todo = plan.make(index, bytes(wanted), held)
+    digest = work.fill(todo, bytes(wanted))
     if digest == artifact.digest:
         return 0
     wrong = bytes(0 if partial.holds(index, r) else 1 for r in range(index.region_count))

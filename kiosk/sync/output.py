@@ -103,7 +103,9 @@ def _fetch(
     seeds: Sequence[Path],
     progress: Callable[[int], object],
 ) -> Output:
-    older = [seed for path in (output, *seeds) if (seed := local_seed(path)) is not None]
+    older = [local_seed(path) or Seed(path) for path in seeds]
+    if (before := local_seed(output)) is not None:
+        older.insert(0, before)
     report = fetch(artifact, output, source, older, progress)
     return Output(report.bytes_moved, report.bytes_reused, report.requests)
 

@@ -67,9 +67,11 @@ def sync(
     url: str | None = None,
     proxy: str | None = None,
     root: bytes | None = None,
+    seeds: Sequence[Path] = (),
     dry_run: bool = False,
 ) -> Synced:
     """Brings images and layers up to date: those in `wanted`, or everything that the repository offers.
+    `seeds` are local files of any kind that may hold some of the bytes.
 
     A reference with a version fetches that version, and leaves `current` alone when that is newer.
     """
@@ -88,7 +90,7 @@ def sync(
         source = objects(url, proxy)
         for ref in chosen:
             try:
-                results.append(one(repository, cache, source, ref, dry_run=dry_run))
+                results.append(one(repository, cache, source, ref, seeds, dry_run=dry_run))
             except Interrupted:
                 raise
             except KioskError as e:
@@ -122,7 +124,13 @@ def choose(
 
 
 def one(
-    repository: TrustedRepository, cache: HostCache, source: ObjectSource, ref: Ref, *, dry_run: bool
+    repository: TrustedRepository,
+    cache: HostCache,
+    source: ObjectSource,
+    ref: Ref,
+    named: Sequence[Path] = (),
+    *,
+    dry_run: bool,
 ) -> Result:
     """Brings one image or layer up to date."""
     begin = time.monotonic()
@@ -140,7 +148,7 @@ def one(
         return Result(exact.base, str(exact.version), "switched" if moves else "current", size)
     if dry_run:
         return Result(exact.base, str(exact.version), "would fetch", size)
-    moved, reused, requests = fill(cache, source, manifest, signed)
+    moved, reused, requests = fill(cache, source, manifest, signed, named)
     if current is None or current < exact.version:
         cache.make_current(exact)
     seconds = time.monotonic() - begin
@@ -155,7 +163,9 @@ def older(offered: Ref, current: Ref) -> VerificationError:
     )
 
 
-def fill(cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes) -> tuple[int, int, int]:
+def fill(
+    cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes, named: Sequence[Path] = ()
+) -> tuple[int, int, int]:
     """Fetches a version's files and installs it. Returns bytes moved, bytes reused, requests."""
     ref = manifest.ref
     partial = cache.partial_folder(ref)
@@ -167,9 +177,8 @@ def fill(cache: HostCache, source: ObjectSource, manifest: Manifest, signed: byt
                 progress.update(artifact.size)
                 reused += artifact.size
                 continue
-            report = fetch(
-                artifact, partial / artifact.file, source, seeds(cache, ref, artifact.file), progress.update
-            )
+            older = [*seeds(cache, ref, artifact.file), *map(Seed, named)]
+            report = fetch(artifact, partial / artifact.file, source, older, progress.update)
             moved += report.bytes_moved
             reused += report.bytes_reused
             requests += report.requests
