@@ -14,6 +14,7 @@ from kiosk.store.device import BLKZEROOUT
 from kiosk.store.fetch import Seed, fetch
 from tests.store.files import BLOCK, Repository, content
 from tests.store.test_fetch import NEW, OLD, Counting, indexed, stuck
+from tests.store.test_sums import publish
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices take root")
 Maker = Callable[[int], Path]
@@ -90,6 +91,19 @@ def test_an_older_file_is_copied_to_it(repository: Repository, device: Maker, tm
     report = fetch(new, target, repository.store, [Seed(tmp_path / "host" / "old", indexed(old))])
     assert report.requests == 2
     assert held(target, new.size) == content(NEW)
+
+
+def test_named_as_its_own_seed_it_is_right_all_the_same(repository: Repository, device: Maker) -> None:
+    """Blocks are copied from places that are written over meanwhile."""
+    numbers = [n for n in OLD if n % 300 > 5]
+    old = publish(repository, "old", content(numbers))
+    new = publish(
+        repository, "new", content([*range(9000, 9040), *numbers[:2000], *reversed(numbers[2000:])])
+    )
+    target = device(new.size)
+    fetch(old, target, repository.store)
+    fetch(new, target, repository.store, [Seed(target)])
+    assert held(target, new.size) == (repository.folder / "new").read_bytes()
 
 
 def test_one_that_is_too_small_is_refused_before_anything_is_written(
