@@ -1,4 +1,4 @@
-"""What a tree holds: its digest, its paths, its packages."""
+"""What a tree holds: its digest, its files, its packages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from debian.deb822 import Deb822
 
 from kiosk.build.clean import walk
 from kiosk.errors import BuildError
+from kiosk.model.census import FileEntry
 
 
 def tree_digest(root: Path) -> str:
@@ -41,9 +42,35 @@ def _attributes(path: Path) -> list[str]:
     return sorted(os.listxattr(path, follow_symlinks=False))
 
 
-def files(root: Path) -> list[str]:
-    """All paths of a tree as the guest sees them, sorted."""
-    return sorted("/" + p.relative_to(root).as_posix() for p in walk(root))
+def files(root: Path) -> list[FileEntry]:
+    """All that a tree holds, as the guest sees it, sorted by path."""
+    return sorted((_entry(root, path) for path in walk(root)), key=lambda entry: entry.path)
+
+
+def _entry(root: Path, path: Path) -> FileEntry:
+    found = path.lstat()
+    size = digest = target = device = None
+    if stat.S_ISREG(found.st_mode):
+        with path.open("rb") as f:
+            size, digest = found.st_size, hashlib.file_digest(f, "sha256").hexdigest()[:32]
+    elif stat.S_ISLNK(found.st_mode):
+        target = _text(path.readlink())
+    elif stat.S_ISBLK(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        device = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return FileEntry(
+        path="/" + _text(path.relative_to(root)),
+        mode=f"{found.st_mode:06o}",
+        owner=f"{found.st_uid}:{found.st_gid}",
+        size=size,
+        digest=digest,
+        target=target,
+        device=device,
+    )
+
+
+def _text(path: Path) -> str:
+    """A path as text; bytes that are not UTF-8 are shown as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def packages(root: Path) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from kiosk.config import Settings
 from kiosk.errors import BuildError, NotFoundError, StorageError, UsageError
 from kiosk.files import fsync_dir, locked, scratch, sha256, storage_errors
 from kiosk.model.base import Digest
+from kiosk.model.census import write_files
 from kiosk.model.manifest import Artifact, ImageManifest, Source
 from kiosk.model.names import Version
 from kiosk.progress import bar
@@ -183,7 +184,7 @@ class Making:
             clean.clamp(root, date)
         packages = census.packages(root)
         _json(staged / "packages.json", packages)
-        _json(staged / "files.json", census.files(root))
+        (staged / "files.json").write_bytes(write_files(census.files(root)))
         with self.timing.step("assemble"), bar(f"{recipe.name}: assemble", None, unit="disk"):
             disk = assemble.assemble(
                 root,

@@ -6,7 +6,6 @@ among the built ones; at least one of them must be known here, or nothing could 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,12 @@ from kiosk.build.layer import Base
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, UsageError
 from kiosk.files import scratch, sha256
+from kiosk.model.census import LARGEST, read_files
 from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import ImageRef, Version
 from kiosk.store.api import DirectoryStore
 from kiosk.store.fetch import fetch
 from kiosk.trust.client import TrustedRepository
-
-FILES_LIMIT = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,7 @@ def newest_published(settings: Settings, name: str) -> Iterator[Base]:
 def _base(manifest: ImageManifest, files: Path) -> Base:
     """An image with its list of paths, which must be the one that its manifest names."""
     artifact = manifest.artifacts["files"]
-    if artifact.size > FILES_LIMIT or sha256(files) != artifact.digest:
+    if artifact.size > LARGEST or sha256(files) != artifact.digest:
         raise CorruptError("is not the list of files that the image's manifest names", where=str(files))
-    paths = json.loads(files.read_bytes())
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise CorruptError("is not a list of paths", where=str(files))
-    return Base(str(manifest.ref), frozenset("/" + path.strip("/") for path in paths), manifest.policy)
+    entries = read_files(files.read_bytes(), where=str(files))
+    return Base(str(manifest.ref), frozenset("/" + e.path.strip("/") for e in entries), manifest.policy)

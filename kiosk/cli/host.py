@@ -37,6 +37,10 @@ def sync(
     root: Annotated[
         Path | None, typer.Option(help="Root of trust, needed the first time; it is kept then.")
     ] = None,
+    seed: Annotated[
+        list[Path] | None,
+        typer.Option(help="A local file, raw or qcow2, that may hold some of the bytes (may be repeated)."),
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -57,6 +61,7 @@ def sync(
         url=url,
         proxy=proxy,
         root=read_root(root or s.root),
+        seeds=seed or (),
         dry_run=dry_run,
     )
     results = done.results

@@ -16,7 +16,7 @@ from kiosk.config import Settings
 from kiosk.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from kiosk.model.manifest import Manifest
+    from kiosk.model.manifest import Artifact, Manifest
     from kiosk.publish import Published
     from kiosk.trust.client import RoleInfo, TrustedRepository
     from kiosk.trust.signing.repository import Signature
@@ -232,13 +232,17 @@ def package_count(s: Settings, manifest: Manifest) -> int | None:
     artifact = manifest.artifacts.get("packages")
     if artifact is None or artifact.index is None or artifact.size > 64 << 20:
         return None
-    from kiosk.store.api import DirectoryStore, HttpStore
-    from kiosk.store.fetch import fetch
+    return len(json.loads(read_artifact(s, artifact)))
 
-    source = HttpStore(s.url, proxy=s.proxy) if s.url else DirectoryStore(s.repository)
+
+def read_artifact(s: Settings, artifact: Artifact) -> bytes:
+    """A small file of a published version, verified."""
+    from kiosk.store.fetch import fetch
+    from kiosk.sync.sync import objects
+
     with files.scratch(s.home / "client") as folder:
-        fetch(artifact, folder / artifact.file, source)
-        return len(json.loads((folder / artifact.file).read_bytes()))
+        fetch(artifact, folder / artifact.file, objects(s.url or str(s.repository), s.proxy))
+        return (folder / artifact.file).read_bytes()
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ from kiosk.trust.names import served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
 
+SUMS_FROM = 16 << 20
+"""Files from so many bytes on have sums, by which a host finds their blocks in files without an index."""
 Check = Callable[[Manifest, Path], None]
 """Looks at a built version before it is signed and raises what is wrong with it."""
 
@@ -155,7 +157,14 @@ def store_artifact(
     objects, stored = store.new_objects, store.new_bytes
     try:
         index = publish_file(
-            folder / artifact.file, store, known, progress, digest=artifact.digest, older=older, tree=tree
+            folder / artifact.file,
+            store,
+            known,
+            progress,
+            digest=artifact.digest,
+            older=older,
+            tree=tree,
+            with_sums=artifact.size >= SUMS_FROM,
         )
     except CorruptError as e:
         raise CorruptError(

@@ -31,8 +31,9 @@ def publish_file(
     digest: str | None = None,
     older: Index | None = None,
     tree: Tree | None = None,
+    with_sums: bool = False,
 ) -> Object:
-    """Stores a file and returns its index object.
+    """Stores a file and returns its index object; `with_sums`, the sums of its new blocks as well.
 
     With `digest` (`sha256:HEX`), CorruptError unless the file has it. `older` is the index of a file that is
     mostly the same: where a region is, its blocks are not looked at one by one. `tree` is a dm-verity tree in the
@@ -51,11 +52,11 @@ def publish_file(
                     if region.data is not None and not packer.again(region.number, region.digest):
                         packer.region(region.number, region.data)
                     progress(region.length)
-                packs = packer.finish(f.fileno())
+                packs, sums = packer.finish(f.fileno(), with_sums=with_sums)
                 region_digests, found = regions.finish()
             _unchanged(f.fileno(), before, path)
             _is(found, digest, path)
-        index = Index(before.st_size, packs, region_digests, packer.runs, tree)
+        index = Index(before.st_size, packs, region_digests, packer.runs, tree, sums)
         stored = store.write(encode(index))
         packer.remember()
     except BaseException:

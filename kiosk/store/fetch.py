@@ -1,6 +1,7 @@
 """Makes a file from objects and from what the host has already, and gives it its name only when it is right.
 
-* The target appears complete, on disk, and with the artifact's digest, or not at all.
+* The target appears complete, on disk, and with the artifact's digest, or not at all. A block device is
+  written in place; it is complete when `fetch` has returned.
 * Killed at any point, the next call goes on from the regions that are whole in the unfinished file.
 * A local file that lies (it was changed, or its index is of another file) costs the download of the regions
   it spoiled, nothing else. Wrong data from the source itself is a CorruptError.
@@ -20,7 +21,8 @@ from kiosk import files
 from kiosk.errors import CorruptError, StorageError, UsageError
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Object
-from kiosk.store import difference, plan
+from kiosk.store import difference, foreign, plan
+from kiosk.store.device import Device, is_device
 from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, decode
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, check, quiet
 from kiosk.store.partial import Partial, index_file
@@ -35,10 +37,11 @@ Way = Literal["packs", "difference"]
 @dataclass(frozen=True)
 class Seed:
     """An older file on this host, the object that holds its index, and, where it is known, the file's digest
-    (only then differences can refer to it)."""
+    (only then differences can refer to it). Without an index, the file may be anything (raw, qcow2, a device),
+    and is searched for blocks where that pays."""
 
     path: Path
-    index: Object
+    index: Object | None = None
     digest: str | None = None
 
 
@@ -77,12 +80,13 @@ def fetch(
             f"its index makes {index.size} bytes instead of {artifact.size}", where=artifact.file
         )
     with files.storage_errors(target), ExitStack() as stack:
-        partial = stack.enter_context(Partial(target, index.size))
-        usable = _open_seeds(seeds, metered, stack)
-        work = Work(index, partial, metered, [u.file for u in usable], workers, progress)
+        kind = Device if is_device(target) else Partial
+        partial = stack.enter_context(kind(target, index.size))
+        work = Work(index, partial, metered, workers, progress)
         try:
-            chosen, repaired = _make(work, artifact, usable, metered)
-            files.write(index_file(target), stored)
+            chosen, repaired = _make(work, artifact, _open_seeds(seeds, metered, stack), metered)
+            if partial.keeps_index:
+                files.write(index_file(target), stored)
             partial.finish()
         except (OSError, StorageError):
             partial.discard()  # a disk kept full would stop the VMs that run from it
@@ -99,18 +103,19 @@ def fetch(
 
 @dataclass(frozen=True)
 class _Usable:
-    """A seed that can be read."""
+    """A seed that can be read; without `held` it is not known yet which blocks it has."""
 
     digest: str | None
     file: BinaryIO
-    held: plan.Held
+    held: plan.Held | None
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A plan, and the base of the difference that it uses."""
+    """A plan, the seeds that it copies from, and the base of the difference that it uses."""
 
     todo: plan.Plan
+    seeds: tuple[BinaryIO, ...] = ()
     base: Base | None = None
 
 
@@ -134,33 +139,44 @@ def _open_seeds(seeds: Sequence[Seed], source: ObjectSource, stack: ExitStack) -
     for seed in seeds:
         try:
             f = stack.enter_context(seed.path.open("rb"))
-            index = decode(_index_bytes(seed.index, seed.path, source), seed.index.digest)
+            held = None
+            if seed.index is not None:
+                index = decode(_index_bytes(seed.index, seed.path, source), seed.index.digest)
+                held = plan.Held.by(index)
         except (OSError, MissingObject, CorruptError) as e:
             log.warning("%s is not used: %s", seed.path, e)
             continue
-        found.append(_Usable(seed.digest, f, plan.Held.by(index)))
+        found.append(_Usable(seed.digest, f, held))
     return found
 
 
 def _cheapest(
     index: Index, wanted: bytes, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource
 ) -> _Way:
-    """The way that moves the fewest bytes. A difference is looked at only where it promises to be shorter."""
-    held = [u.held for u in usable]
-    best = _Way(plan.make(index, wanted, held))
-    least = best.todo.moved
+    """The way that moves the fewest bytes. A difference is looked at only where it promises to be shorter, and
+    files of which nothing is known only for what packs would have to bring."""
+    held = [u.held for u in usable if u.held is not None]
+    files = [u.file for u in usable if u.held is not None]
+    todo = plan.make(index, wanted, held)
+    for one in usable:
+        if one.held is None and (found := foreign.search(one.file, index, todo, source)) is not None:
+            held.append(plan.Held.by(found))
+            files.append(one.file)
+            todo = plan.make(index, wanted, held)
+    best = _Way(todo, tuple(files))
+    least = todo.moved
     for one in usable:
         for offered in artifact.differences:
             if offered.base != one.digest or offered.groups.size + offered.size >= least:
                 continue
             try:
-                found = difference.load(source, offered.groups, index)
+                groups = difference.load(source, offered.groups, index)
             except (MissingObject, CorruptError) as e:
                 log.warning("the difference to %s is not used: %s", offered.base, e)
                 continue
-            todo = plan.make(index, wanted, held, found)
-            if todo.moved < best.todo.moved:
-                best, least = _Way(todo, Base(one.file.fileno(), found.groups)), todo.moved
+            todo = plan.make(index, wanted, held, groups)
+            if todo.moved < least:
+                best, least = _Way(todo, tuple(files), Base(one.file.fileno(), groups.groups)), todo.moved
     return best
 
 
@@ -175,10 +191,9 @@ def _make(
         for region in range(index.region_count):
             if partial.holds(index, region):
                 wanted[region] = 0
-            else:
-                partial.clear(region)
+        partial.prepare(index, bytes(wanted))
     way = _cheapest(index, bytes(wanted), artifact, usable, source)
-    digest = work.fill(way.todo, bytes(wanted), way.base)
+    digest = work.fill(way.todo, bytes(wanted), way.seeds, way.base)
     if digest == artifact.digest:
         return way, 0
     wrong = bytes(0 if partial.holds(index, r) else 1 for r in range(index.region_count))
@@ -187,8 +202,7 @@ def _make(
             f"its index makes the digest {digest} instead of {artifact.digest}", where=artifact.file
         )
     log.warning("%s: %d regions made from local files are wrong; fetching them", partial.target, sum(wrong))
-    for region in (r for r, is_wrong in enumerate(wrong) if is_wrong):
-        partial.clear(region)
+    partial.prepare(index, wrong)
     digest = work.fill(plan.make(index, wrong, ()), wrong)
     if digest != artifact.digest:
         bad = next((r for r in range(index.region_count) if not partial.holds(index, r)), None)

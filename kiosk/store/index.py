@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,10 +27,15 @@ MAX_FILE = 1 << 40
 MAX_CONTENT = 64 << 20
 """The most bytes of an index's content: about three million runs, or a terabyte's regions."""
 MAX_STORED = 32 << 20
+MAX_SUMS = 16 << 20
+"""The most bytes of a sums object's content (see kiosk.store.sums)."""
 LEVEL = 9
 
 _HEAD = struct.Struct("<QII")
 _PACK = struct.Struct("<32sII")
+_COUNT = struct.Struct("<I")
+_SUMS = struct.Struct("<32sI")
+NO_SUMS = 0xFFFFFFFF
 _TREE = struct.Struct("<III")
 MAX_SALT = 256
 
@@ -79,6 +84,17 @@ class Runs:
         self.count.append(count)
 
 
+class Sums(NamedTuple):
+    """The objects that hold sums of blocks (see kiosk.store.sums), and for each pack of the table the number
+    of the object that holds its own; NO_SUMS where none does. Without objects, both are empty."""
+
+    objects: tuple[Object, ...]
+    of_pack: Sequence[int]
+
+
+WITHOUT_SUMS = Sums((), ())
+
+
 @dataclass(frozen=True)
 class Tree:
     """A dm-verity tree in a file, which a reader computes (see `verity`): over `blocks` blocks of data from
@@ -123,6 +139,7 @@ class Index:
     regions: bytes
     runs: Runs
     tree: Tree | None = None
+    sums: Sums = WITHOUT_SUMS
 
     @property
     def blocks(self) -> int:
@@ -151,6 +168,8 @@ def encode(index: Index) -> bytes:
     }
     if index.tree:
         content[b"VRTY"] = _TREE.pack(index.tree.data, index.tree.blocks, index.tree.at) + index.tree.salt
+    if index.sums.objects:
+        content[b"sums"] = _encode_sums(index.sums)
     data = sections.encode(content)
     if index.size > MAX_FILE or len(data) > MAX_CONTENT:
         raise UsageError(f"the file is too large or too scattered for one index ({len(index.runs)} runs)")
@@ -172,7 +191,8 @@ def decode(stored: bytes, where: str) -> Index:
         raise CorruptError("has not one digest for each region", where=where)
     runs = _decode_runs(found[b"RUNS"], packs, -(-size // BLOCK), where)
     tree = _decode_tree(found[b"VRTY"], -(-size // BLOCK), where) if b"VRTY" in found else None
-    return Index(size, packs, regions, runs, tree)
+    sums = _decode_sums(found[b"sums"], packs, where) if b"sums" in found else WITHOUT_SUMS
+    return Index(size, packs, regions, runs, tree, sums)
 
 
 def _decode_tree(data: memoryview, blocks: int, where: str) -> Tree:
@@ -205,6 +225,27 @@ def _decode_packs(data: memoryview, where: str) -> tuple[Pack, ...]:
     if len({p.object.digest for p in packs}) != len(packs):
         raise CorruptError("names a pack twice", where=where)
     return tuple(packs)
+
+
+def _encode_sums(sums: Sums) -> bytes:
+    rows = b"".join(_SUMS.pack(bytes.fromhex(o.digest[7:]), o.size) for o in sums.objects)
+    return _COUNT.pack(len(sums.objects)) + rows + columns.little(array("I", sums.of_pack)).tobytes()
+
+
+def _decode_sums(data: memoryview, packs: tuple[Pack, ...], where: str) -> Sums:
+    count = _COUNT.unpack_from(data)[0] if len(data) >= _COUNT.size else -1
+    end = _COUNT.size + count * _SUMS.size
+    if not 1 <= count <= len(packs) or len(data) != end + 4 * len(packs):
+        raise CorruptError("its sums section has a wrong size", where=where)
+    objects: list[Object] = []
+    for digest, size in _SUMS.iter_unpack(data[_COUNT.size : end]):
+        if not wire.HEADER_SIZE < size <= wire.largest(MAX_SUMS):
+            raise CorruptError(f"names sums of {size} bytes", where=where)
+        objects.append(Object(digest="sha256:" + digest.hex(), size=size))
+    (of_pack,) = columns.split(1, data[end:], where)
+    if any(number >= count and number != NO_SUMS for number in of_pack):
+        raise CorruptError("names sums that are not in its table", where=where)
+    return Sums(tuple(objects), of_pack)
 
 
 def _encode_runs(runs: Runs) -> bytes:

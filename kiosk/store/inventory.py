@@ -154,14 +154,14 @@ def _users(repository: Path, faults: list[tuple[str, str]]) -> dict[str, set[str
                 continue
             users.setdefault(artifact.index.digest, set()).add(str(manifest.ref))
             try:
-                packs = load(store, artifact.index).packs
+                index = load(store, artifact.index)
             except MissingObject:
                 continue
             except CorruptError as e:
                 faults.append((artifact.index.digest, e.what))
                 continue
-            for pack in packs:
-                users.setdefault(pack.object.digest, set()).add(str(manifest.ref))
+            for one in (*(p.object for p in index.packs), *index.sums.objects):
+                users.setdefault(one.digest, set()).add(str(manifest.ref))
     return users
 
 

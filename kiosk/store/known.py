@@ -22,7 +22,7 @@ from kiosk.errors import CorruptError, StorageError
 from kiosk.log import logger
 from kiosk.model.manifest import Object
 from kiosk.store import wire
-from kiosk.store.index import BLOCK, Pack, load
+from kiosk.store.index import BLOCK, NO_SUMS, Pack, load
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, quiet
 
 log = logger(__name__)
@@ -38,6 +38,9 @@ PACKS_SCHEMA = (
 BLOCKS_SCHEMA = (
     "CREATE TABLE blocks "
     "(digest BLOB PRIMARY KEY, pack INTEGER NOT NULL, slot INTEGER NOT NULL) WITHOUT ROWID"
+)
+SUMS_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS sums (pack INTEGER PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL)"
 )
 Place = tuple[int, int]
 """Where a block is: the pack's number here, and the slot in it."""
@@ -124,6 +127,24 @@ class KnownBlocks:
         values = (pack.object.digest, pack.object.size, pack.blocks, number)
         self._db.execute("UPDATE packs SET digest = ?, size = ?, blocks = ? WHERE id = ?", values)
 
+    def name_sums(self, numbers: Iterable[int], sums: Object) -> None:
+        """Says which object holds the sums of these packs' blocks."""
+        rows = ((number, sums.digest, sums.size) for number in numbers)
+        with self._sound():
+            self._db.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", rows)
+
+    def sums(self, numbers: Sequence[int]) -> dict[int, Object]:
+        """The objects that hold the sums of those of these packs that have any."""
+        found: dict[int, Object] = {}
+        for at in range(0, len(numbers), BATCH):
+            some = numbers[at : at + BATCH]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT pack, digest, size FROM sums WHERE pack IN ({marks})"  # noqa: S608 (only marks)
+            with self._sound():
+                rows = self._db.execute(query, some).fetchall()
+            found.update((pack, Object(digest=digest, size=size)) for pack, digest, size in rows)
+        return found
+
     def add(self, blocks: Iterable[tuple[bytes, int, int]]) -> None:
         """Adds blocks as (digest, pack number, slot); in the order of digests it is quick."""
         with self._sound():
@@ -140,6 +161,7 @@ class KnownBlocks:
                 self._db.execute("DELETE FROM packs WHERE id = ?", (number,))
             if self._gone:
                 self._db.execute("DELETE FROM blocks WHERE pack NOT IN (SELECT id FROM packs)")
+                self._db.execute("DELETE FROM sums WHERE pack NOT IN (SELECT id FROM packs)")
             self._gone.clear()
             self._db.commit()
 
@@ -169,6 +191,7 @@ def _prepare(db: sqlite3.Connection) -> None:
         db.executescript(f"BEGIN; {PACKS_SCHEMA}; {BLOCKS_SCHEMA}; PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise sqlite3.DatabaseError(f"has version {version} instead of {VERSION}")
+    db.execute(SUMS_SCHEMA)
     db.execute("SELECT (SELECT max(id) FROM packs), (SELECT max(digest) FROM blocks)").fetchone()
 
 
@@ -183,22 +206,26 @@ def rebuild(
     seen: set[str] = set()
     for index in indexes:
         with _passing_over("index", index):
-            for pack in load(source, index).packs:
+            found = load(source, index)
+            for i, pack in enumerate(found.packs):
                 if pack.object.digest not in seen:
                     seen.add(pack.object.digest)
                     with _passing_over("pack", pack.object):
-                        progress(_learn(known, source, pack))
+                        number, length = _learn(known, source, pack)
+                        if found.sums.objects and found.sums.of_pack[i] != NO_SUMS:
+                            known.name_sums([number], found.sums.objects[found.sums.of_pack[i]])
+                        progress(length)
     known.commit()
     return len(seen)
 
 
-def _learn(known: KnownBlocks, source: ObjectSource, pack: Pack) -> int:
+def _learn(known: KnownBlocks, source: ObjectSource, pack: Pack) -> tuple[int, int]:
     stored = source.read(pack.object)
     content = wire.unseal(wire.PACK, stored, limit=pack.blocks * BLOCK, where=pack.object.digest)
     number = known.new_pack()
     known.name_pack(number, Pack(pack.object, len(content) // BLOCK))
     known.add(sorted((digest, number, slot) for slot, digest in enumerate(block_digests(content))))
-    return len(content)
+    return number, len(content)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import threading
 from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from kiosk.store import repack, wire
-from kiosk.store.index import BLOCK, PACK_BLOCKS, REGION, Index, Pack, Runs
+from kiosk.store import repack, sums, wire
+from kiosk.store.index import BLOCK, NO_SUMS, PACK_BLOCKS, REGION, WITHOUT_SUMS, Index, Pack, Runs, Sums
 from kiosk.store.known import KnownBlocks, Place
 from kiosk.store.objects import ObjectStore
 
@@ -43,6 +43,7 @@ class Packer:
         self._numbers: dict[int, int] = {}  # known number -> number in this index
         self._recent: dict[bytes, Place] = {}
         self._current: list[bytes] = []
+        self._sums: dict[int, bytearray] = {}  # known number -> the sums of a new pack's blocks
         self._number = -1  # of the current pack, among the known ones
         workers = max(2, os.cpu_count() or 2)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kiosk-pack")
@@ -99,11 +100,12 @@ class Packer:
                 continue
             place = places.get(digest)
             if place is None:
-                place = places[digest] = self._recent[digest] = self._store_block(blocks[i])
+                place = places[digest] = self._recent[digest] = self._store_block(blocks[i], digest)
             self.runs.append(to + i, self._numbers[place[0]], place[1], 1)
 
-    def finish(self, fd: int) -> tuple[Pack, ...]:
-        """Closes the last pack, and repacks where that pays; the table of packs, all of them stored."""
+    def finish(self, fd: int, *, with_sums: bool) -> tuple[tuple[Pack, ...], Sums]:
+        """Closes the last pack, and repacks where that pays; the table of packs, all of them stored, and the sums
+        of their blocks."""
         self._close_pack()
         chosen = self._hardly_used()
         if chosen:
@@ -114,7 +116,28 @@ class Packer:
         for known_number, number in self._numbers.items():
             if isinstance(self._table[number], Future):
                 self._known.name_pack(known_number, table[number])
-        return tuple(table)
+        if with_sums:
+            self._store_sums(table)
+        return tuple(table), self._known_sums()
+
+    def _store_sums(self, table: list[Pack]) -> None:
+        """Stores the sums of the new packs."""
+        new = sorted(self._sums, key=lambda number: self._numbers[number])
+        for at in range(0, len(new), sums.PACKS):
+            some = new[at : at + sums.PACKS]
+            rows = [(table[self._numbers[n]].object.digest, bytes(self._sums[n])) for n in some]
+            self._known.name_sums(some, self._store.write(sums.encode(rows)))
+
+    def _known_sums(self) -> Sums:
+        """The sums objects of all packs in the table that have one which is still in the store."""
+        of_known = self._known.sums(list(self._numbers))
+        objects = dict.fromkeys(o for o in of_known.values())
+        there = [o for o in objects if self._store.has(o)]
+        place = {o: i for i, o in enumerate(there)}
+        of_pack = [NO_SUMS] * len(self._table)
+        for number, named in of_known.items():
+            of_pack[self._numbers[number]] = place.get(named, NO_SUMS)
+        return Sums(tuple(there), of_pack) if there else WITHOUT_SUMS
 
     def _hardly_used(self) -> frozenset[int]:
         """The old packs that are not worth their bytes to a cold reader."""
@@ -142,7 +165,8 @@ class Packer:
             for i in range(count):
                 if places[slot + i] < 0:
                     block = os.pread(fd, BLOCK, (to + i) * BLOCK).ljust(BLOCK, b"\0")
-                    place = self._recent[hashlib.sha256(block).digest()] = self._store_block(block)
+                    digest = hashlib.sha256(block).digest()
+                    place = self._recent[digest] = self._store_block(block, digest)
                     places[slot + i] = self._numbers[place[0]] * PACK_BLOCKS + place[1]
                 self.runs.append(to + i, *divmod(places[slot + i], PACK_BLOCKS), 1)
 
@@ -178,7 +202,7 @@ class Packer:
         self._table.append(pack)
         return True
 
-    def _store_block(self, block: bytes) -> Place:
+    def _store_block(self, block: bytes, digest: bytes) -> Place:
         if len(self._current) == PACK:
             self._close_pack()
         if not self._current:
@@ -187,7 +211,9 @@ class Packer:
             self._number = self._known.new_pack()
             self._numbers[self._number] = len(self._table)
             self._table.append(Future())
+            self._sums[self._number] = bytearray()
         self._current.append(block)
+        self._sums[self._number] += digest[: sums.BYTES]
         return self._number, len(self._current) - 1
 
     def _close_pack(self) -> None:

@@ -42,6 +42,9 @@ def index_file(target: Path) -> Path:
 class Partial:
     """The file `.NAME.partial` beside the target `NAME`, of the size that the index says."""
 
+    keeps_index = True
+    """Whether the index is kept beside the target."""
+
     def __init__(self, target: Path, size: int) -> None:
         self.target = target
         self.path = target.with_name(f".{target.name}.partial")
@@ -141,6 +144,12 @@ class Partial:
             fcntl.ioctl(self.fd, FICLONERANGE, request)
             return True
         return False
+
+    def prepare(self, index: Index, wanted: bytes) -> None:
+        """Makes the regions that are to be written zero, at least where nothing will be written."""
+        for region in range(index.region_count):
+            if wanted[region]:
+                self.clear(region)
 
     def clear(self, region: int) -> None:
         """Makes a region zero, a hole where the file system can."""

@@ -20,6 +20,7 @@ PACK = b"kioskpk1"
 INDEX = b"kioskix1"
 DIFFERENCE = b"kioskdx1"
 GROUP = b"kioskdg1"
+SUMS = b"kiosksm1"
 _HEADER = struct.Struct("<II8s")
 _SKIPPABLE = 0x184D2A50
 HEADER_SIZE = _HEADER.size

@@ -97,7 +97,6 @@ class Work:
         index: Index,
         partial: Partial,
         source: ObjectSource,
-        seeds: Sequence[BinaryIO],
         workers: int,
         progress: Progress,
     ) -> None:
@@ -105,7 +104,6 @@ class Work:
         self.partial = partial
         self.reused = 0
         self._source = source
-        self._seeds = seeds
         self._workers = workers
         self._progress = progress
         self._unpacking = threading.BoundedSemaphore(UNPACKERS)
@@ -113,9 +111,13 @@ class Work:
         self._changed = threading.Condition()
         self._stop = threading.Event()
 
-    def fill(self, todo: plan.Plan, wanted: bytes, base: Base | None = None) -> str:
-        """Does what the plan says and returns the digest of the whole file. A plan that uses groups of a
-        difference needs its `base`; groups that can't be used leave holes, which the digest tells."""
+    def fill(
+        self, todo: plan.Plan, wanted: bytes, seeds: Sequence[BinaryIO] = (), base: Base | None = None
+    ) -> str:
+        """Does what the plan says and returns the digest of the whole file. `seeds` are the files that the plan
+        copies from. A plan that uses groups of a difference needs its `base`; groups that can't be used leave
+        holes, which the digest tells."""
+        self._seeds = seeds
         self._room(todo)
         self._stop = threading.Event()
         tree = self.index.tree

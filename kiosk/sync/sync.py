@@ -68,9 +68,11 @@ def sync(
     url: str | None = None,
     proxy: str | None = None,
     root: bytes | None = None,
+    seeds: Sequence[Path] = (),
     dry_run: bool = False,
 ) -> Synced:
     """Brings images and layers up to date: those in `wanted`, or everything that the repository offers.
+    `seeds` are local files of any kind that may hold some of the bytes.
 
     A reference with a version fetches that version, and leaves `current` alone when that is newer.
     """
@@ -89,7 +91,7 @@ def sync(
         source = objects(url, proxy)
         for ref in chosen:
             try:
-                results.append(one(repository, cache, source, ref, dry_run=dry_run))
+                results.append(one(repository, cache, source, ref, seeds, dry_run=dry_run))
             except Interrupted:
                 raise
             except KioskError as e:
@@ -123,7 +125,13 @@ def choose(
 
 
 def one(
-    repository: TrustedRepository, cache: HostCache, source: ObjectSource, ref: Ref, *, dry_run: bool
+    repository: TrustedRepository,
+    cache: HostCache,
+    source: ObjectSource,
+    ref: Ref,
+    named: Sequence[Path] = (),
+    *,
+    dry_run: bool,
 ) -> Result:
     """Brings one image or layer up to date."""
     begin = time.monotonic()
@@ -141,7 +149,7 @@ def one(
         return Result(exact.base, str(exact.version), "switched" if moves else "current", size)
     if dry_run:
         return Result(exact.base, str(exact.version), "would fetch", size)
-    reports = fill(cache, source, manifest, signed)
+    reports = fill(cache, source, manifest, signed, named)
     if current is None or current < exact.version:
         cache.make_current(exact)
     return Result(
@@ -165,7 +173,9 @@ def older(offered: Ref, current: Ref) -> VerificationError:
     )
 
 
-def fill(cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes) -> dict[str, FetchReport]:
+def fill(
+    cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes, named: Sequence[Path] = ()
+) -> dict[str, FetchReport]:
     """Fetches a version's files and installs it. Returns what each file took."""
     ref = manifest.ref
     partial = cache.partial_folder(ref)
@@ -177,7 +187,7 @@ def fill(cache: HostCache, source: ObjectSource, manifest: Manifest, signed: byt
                 progress.update(artifact.size)
                 reports[artifact.file] = FetchReport(0, 0, artifact.size, 0.0)
                 continue
-            older = seeds(cache, ref, artifact.file)
+            older = [*seeds(cache, ref, artifact.file), *map(Seed, named)]
             reports[artifact.file] = fetch(artifact, partial / artifact.file, source, older, progress.update)
     write(partial / "manifest.json", signed)
     cache.install(ref, partial)

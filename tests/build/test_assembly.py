@@ -17,7 +17,8 @@ from kiosk.build.image import Making, Timing, full_disk, next_version
 from kiosk.build.trees import Tree
 from kiosk.config import Settings
 from kiosk.errors import StorageError
-from kiosk.files import storage_errors
+from kiosk.files import sha256, storage_errors
+from kiosk.model.census import read_files
 from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import Version
 from kiosk.run import run
@@ -103,7 +104,8 @@ def test_nothing_of_the_build_and_no_identity_is_in_the_image(tree: Maker, tmp_p
     trust = tmp_path / "root.json"
     trust.write_bytes(b"{}\n")
     _, staged = make_version(root, tmp_path / "a", trust=trust)
-    files = json.loads((staged / "files.json").read_text())
+    entries = {f.path: f for f in read_files((staged / "files.json").read_bytes(), where="files.json")}
+    files = list(entries)
     gone = (
         "ssh_host",
         "dib-manifests",
@@ -120,6 +122,9 @@ def test_nothing_of_the_build_and_no_identity_is_in_the_image(tree: Maker, tmp_p
         files
     )
     assert json.loads((root / "usr/lib/kiosk/image.json").read_text())["name"] == "debian-12-minimal"
+    policy = root / "usr/lib/kiosk/policy.json"
+    assert entries["/usr/lib/kiosk/policy.json"].size == policy.stat().st_size
+    assert entries["/usr/lib/kiosk/policy.json"].digest == sha256(policy)[7:39]
     packages = json.loads((staged / "packages.json").read_text())
     assert [p["name"] for p in packages] == ["adduser", "bash"]
     statement = json.loads((staged / "provenance.json").read_text())

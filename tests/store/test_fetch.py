@@ -228,9 +228,11 @@ def stuck(repository: Repository, target: Path, artifact: Artifact, reads: int, 
     words = [str(reads), str(repository.store.repository), str(target), artifact.model_dump_json(), *seed]
     with subprocess.Popen([sys.executable, "-c", FETCHER, *words], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"stuck\n"
-        yield
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout.readline() == b"stuck\n"
+            yield
+        finally:
+            process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
 
 

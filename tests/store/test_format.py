@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from kiosk.errors import CorruptError, UsageError
 from kiosk.model.manifest import Object
-from kiosk.store import wire
+from kiosk.store import sums, wire
 from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, Pack, Runs, decode, encode, load
+from kiosk.store.known import block_digests
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -235,6 +236,10 @@ def test_the_published_vectors_read_as_the_format_says() -> None:
     content = wire.unseal(wire.PACK, (VECTORS / "pack").read_bytes(), limit=3 * BLOCK, where="vectors/pack")
     assert index.size == len(file) == 5 * BLOCK + 100
     assert [tuple(run) for run in index.runs] == [(0, 0, 0, 1), (2, 0, 0, 2), (5, 0, 2, 1)]
+    found = dict(
+        sums.decode((VECTORS / "sums").read_bytes(), {index.packs[0].object.digest: index.packs[0]}, "sums")
+    )
+    assert bytes(found[index.packs[0].object.digest]) == b"".join(d[:8] for d in block_digests(content))
     made = bytearray(6 * BLOCK)
     for to, _, slot, length in index.runs:
         made[to * BLOCK : (to + length) * BLOCK] = content[slot * BLOCK : (slot + length) * BLOCK]
