@@ -223,10 +223,10 @@ def package_count(s: Settings, manifest: Manifest) -> int | None:
     artifact = manifest.artifacts.get("packages")
     if artifact is None or artifact.index is None or artifact.size > 64 << 20:
         return None
-    from kiosk.store.api import DirectoryStore, HttpStore
+    from kiosk.store import locate
     from kiosk.store.fetch import fetch
 
-    source = HttpStore(s.url, proxy=s.proxy) if s.url else DirectoryStore(s.repository)
+    source = locate.source(s.url or s.repository, s.proxy, s.s3)
     with files.scratch(s.home / "client") as folder:
         fetch(artifact, folder / artifact.file, source)
         return len(json.loads((folder / artifact.file).read_bytes()))
@@ -243,7 +243,7 @@ def reader(s: Settings, root: Path | None) -> Iterator[TrustedRepository]:
         given = given or (read_root(known) if known.exists() else None)
         folder = s.home / "client"
         with files.locked(folder / "lock", what="the list of images"):
-            yield TrustedRepository(folder / "metadata", s.url, given, s.proxy)
+            yield TrustedRepository(folder / "metadata", s.url, given, s.proxy, s.s3)
         return
     anchor = s.repository / "metadata" / "1.root.json"
     if not anchor.exists():
