@@ -59,7 +59,7 @@ def place(where: str | Path) -> Place:
     if isinstance(where, Path):
         return Folder(where.absolute())
     scheme, separator, rest = where.partition("://")
-    if not separator and where.startswith(("/", "./", "../")):
+    if not separator and (where in (".", "..") or where.startswith(("/", "./", "../"))):
         return Folder(Path(where).absolute())
     if scheme == "file" and rest.startswith("/"):
         return Folder(Path(rest))

@@ -13,8 +13,8 @@ from kiosk.errors import NetworkError
 from kiosk.place import S3
 from kiosk.trust.fetcher import FILE_SECONDS, Fetcher
 
-LARGEST = 64 << 20
-"""More than any file of metadata; python-tuf stops long before."""
+LARGEST = 1 << 30
+"""Whoever reads stops long before."""
 
 
 class BucketFetcher(Fetcher):
