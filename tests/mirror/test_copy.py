@@ -32,7 +32,8 @@ from kiosk.trust.client import TrustedRepository
 from tests.attacks.mutable import Attacker, expire
 from tests.failures.interrupted import killed_at
 from tests.simulators import http_faulty as http
-from tests.simulators.published import Kiosk, behind, ready
+from tests.simulators import swift
+from tests.simulators.published import Kiosk, behind, duplicate, ready
 from tests.store.engines import ENGINES, Engine, started, using
 
 STEPS = 60
@@ -128,14 +129,14 @@ def test_killed_at_every_step_readers_see_the_old_or_the_new(tmp_path: Path) -> 
     made = tmp_path / "mirror", owner(kiosk).home
     copy(kiosk)
     for folder in made:
-        shutil.copytree(folder, folder.with_suffix(".before"))
+        duplicate(folder, folder.with_suffix(".before"))
     kiosk.image(version="2")
     copy(kiosk)
     complete, seen = tree(made[0]), []
     for step in range(1, STEPS):
         for folder in made:
             shutil.rmtree(folder)
-            shutil.copytree(folder.with_suffix(".before"), folder)
+            duplicate(folder.with_suffix(".before"), folder)
         killed = killed_at(step, lambda: copy(kiosk))
         seen.append(offered(kiosk, made[0], tmp_path / f"reader-{step}"))
         copy(kiosk)
@@ -294,7 +295,10 @@ def test_roots_down_to_the_first_are_copied(tmp_path: Path) -> None:
 # -- to and from a bucket ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("moto", marks=(pytest.mark.slow,) if swift.environment() else ()), ENGINES[1]],
+)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with started(request.param) as running, using(running.key, running.secret):
         yield running
