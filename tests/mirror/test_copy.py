@@ -27,12 +27,14 @@ from kiosk.mirror import Mirrored, mirror
 from kiosk.model.names import parse_ref
 from kiosk.run import run
 from kiosk.store import locate
+from kiosk.store.api import DirectoryStore
 from kiosk.store.fetch import fetch
+from kiosk.store.needs import needs
+from kiosk.sync import sync
 from kiosk.trust.client import TrustedRepository
 from tests.attacks.mutable import Attacker, expire
 from tests.failures.interrupted import killed_at
 from tests.simulators import http_faulty as http
-from tests.simulators import swift
 from tests.simulators.published import Kiosk, behind, duplicate, ready
 from tests.store.engines import ENGINES, Engine, started, using
 
@@ -65,6 +67,14 @@ def offered(kiosk: Kiosk, url: str | Path, folder: Path) -> str:
     return manifest.version
 
 
+def whole(kiosk: Kiosk, mirrored: Path, folder: Path) -> str:
+    """The version that such a reader sees; all that it needs must be there."""
+    manifest = TrustedRepository(folder, mirrored, kiosk.root.read_bytes()).manifest(parse_ref("worker"))
+    store = DirectoryStore(mirrored)
+    assert all(store.has(one) for one in needs(store, manifest))
+    return manifest.version
+
+
 def test_a_hypervisor_syncs_from_a_mirror_whose_owner_has_no_key(tmp_path: Path) -> None:
     kiosk = ready(tmp_path)
     done = copy(kiosk)
@@ -77,8 +87,6 @@ def test_a_hypervisor_syncs_from_a_mirror_whose_owner_has_no_key(tmp_path: Path)
         update={"root": tmp_path / "gone/metadata/1.root.json", "url": str(tmp_path / "mirror")}
     )
     anchor = (tmp_path / "gone/metadata/1.root.json").read_bytes()
-    from kiosk.sync import sync
-
     synced = sync(kiosk.hypervisor, root=anchor)
     assert [(r.name, r.state) for r in synced.results] == [("worker", "fetched"), ("site/a/base", "fetched")]
 
@@ -138,9 +146,10 @@ def test_killed_at_every_step_readers_see_the_old_or_the_new(tmp_path: Path) -> 
             shutil.rmtree(folder)
             duplicate(folder.with_suffix(".before"), folder)
         killed = killed_at(step, lambda: copy(kiosk))
-        seen.append(offered(kiosk, made[0], tmp_path / f"reader-{step}"))
-        copy(kiosk)
-        assert {p: d for p, d in tree(made[0]).items() if not p.endswith(".new")} == complete
+        seen.append(whole(kiosk, made[0], tmp_path / f"reader-{step}"))
+        if step % 3 == 0 or not killed:
+            copy(kiosk)
+            assert {p: d for p, d in tree(made[0]).items() if not p.endswith(".new")} == complete
         if not killed:
             break
     assert seen == sorted(seen), "old up to some step, new from then on"
@@ -272,7 +281,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             copy(kiosk, small / "mirror")
         assert not (small / "mirror" / "metadata").exists()
         run(["mount", "-o", "remount,size=16m", small], timeout=10)
-        assert copy(kiosk, small / "mirror").objects_there > 0
+        assert copy(kiosk, small / "mirror").failure is None
         assert offered(kiosk, small / "mirror", tmp_path / "reader") == "1"
     finally:
         run(["umount", small], timeout=10)
@@ -295,10 +304,7 @@ def test_roots_down_to_the_first_are_copied(tmp_path: Path) -> None:
 # -- to and from a bucket ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param("moto", marks=(pytest.mark.slow,) if swift.environment() else ()), ENGINES[1]],
-)
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with started(request.param) as running, using(running.key, running.secret):
         yield running
@@ -314,8 +320,6 @@ def test_a_repository_is_put_on_a_bucket_and_synced_from_it(engine: Engine, tmp_
     again = mirror(host, host.repository, url)
     assert (again.objects, again.files) == (0, 0)
     hypervisor = kiosk.hypervisor.model_copy(update={**at, "url": url})
-    from kiosk.sync import sync
-
     done = sync(hypervisor, root=kiosk.root.read_bytes())
     assert [r.state for r in done.results] == ["fetched", "fetched"]
     kiosk.image(version="2")

@@ -16,6 +16,7 @@ import requests
 from kiosk.config import Settings
 from kiosk.errors import BusyError, CorruptError, NetworkError, UsageError, VerificationError
 from kiosk.mirror import site
+from kiosk.model.names import parse_ref
 from kiosk.place import place
 from kiosk.store.api import DirectoryStore, HttpStore, MissingObject
 from kiosk.store.http import Patience
@@ -46,8 +47,6 @@ class Site:
 
     def sync(self, host: str, *names: str) -> Synced:
         """A hypervisor of that name syncs through the mirror."""
-        from kiosk.model.names import parse_ref
-
         settings = Settings(home=self.kiosk.home / host, url=self.url)
         return sync(settings, [parse_ref(n) for n in names], root=self.kiosk.root.read_bytes())
 

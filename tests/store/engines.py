@@ -18,10 +18,12 @@ from kiosk.store.s3 import S3Store
 from tests.simulators import swift
 
 QUICK = Patience(connect=1, read=2, tries=1)
+# Making Swift's virtual environment takes half a minute; with it, Swift starts in two seconds. The quick tests
+# use it where it is there, else moto; all tests use both.
+SLOW = {True: (pytest.mark.slow,), False: ()}
 ENGINES = [
-    "moto",
-    # making Swift's virtual environment takes half a minute; with it, Swift starts in two seconds
-    pytest.param("swift", marks=() if swift.environment() else (pytest.mark.slow,)),
+    pytest.param("moto", marks=SLOW[swift.environment() is not None]),
+    pytest.param("swift", marks=SLOW[swift.environment() is None]),
 ]
 _numbers = itertools.count(1)
 
