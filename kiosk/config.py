@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -42,6 +43,15 @@ def read_toml(path: Path, model: type[Model]) -> Model:
         raise UsageError(what, where=str(path), hint=f"Keys of this file: {known}") from None
 
 
+@dataclass(frozen=True)
+class S3Options:
+    """What boto3 is told besides its own configuration: where the service is (an http or https URL; None is
+    Amazon or what boto3's configuration says) and its region. Credentials are never kiosk's settings."""
+
+    endpoint: str | None = None
+    region: str | None = None
+
+
 class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
@@ -58,6 +68,13 @@ class Settings(BaseModel):
     cache: Path | None = None
     differences: Annotated[int, Field(ge=0, le=16)] = 1
     difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 6.0
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+
+    @property
+    def s3(self) -> S3Options:
+        """How s3:// URLs are reached."""
+        return S3Options(self.s3_endpoint, self.s3_region)
 
     @property
     def images(self) -> Path:
@@ -98,7 +115,7 @@ def load(path: Path | None = None) -> Settings:
     settings = read_toml(file, Settings) if file else Settings()
     over = {
         key: os.environ[f"KIOSK_{key.upper()}"]
-        for key in ("home", "url", "proxy", "root", "recipes", "cache")
+        for key in ("home", "url", "proxy", "root", "recipes", "cache", "s3_endpoint", "s3_region")
         if os.environ.get(f"KIOSK_{key.upper()}")
     }
     return Settings.model_validate({**settings.model_dump(), **over})

@@ -127,13 +127,12 @@ def _lists(s: Settings, before: Manifest, after: Manifest, name: str) -> list[tu
 
 def _ways(s: Settings, before: Manifest, after: Manifest) -> list[Way]:
     """What a hypervisor moves: only the files that it keeps, each made from the same file of A."""
-    from kiosk.store import difference
+    from kiosk.store import difference, locate
     from kiosk.store.index import load
     from kiosk.store.ways import Wanted, ways
     from kiosk.sync.host import kept_artifacts
-    from kiosk.sync.sync import objects
 
-    source = objects(s.url or str(s.repository), s.proxy)
+    source = locate.source(s.url or s.repository, s.proxy, s.s3)
     held = {a.file: a for a in kept_artifacts(before) if a.index is not None}
     wanted = []
     for artifact in kept_artifacts(after):

@@ -49,8 +49,8 @@ def fetch(
     ends with exit code 0; run it again after any other end, and it goes on from what is there.
     """
     from kiosk.model.names import parse_ref
+    from kiosk.store import locate
     from kiosk.sync.output import check, put
-    from kiosk.sync.sync import objects
 
     s = settings(ctx)
     s = s.model_copy(update={"url": url or s.url, "proxy": proxy or s.proxy})
@@ -74,7 +74,7 @@ def fetch(
         else:
             say(f"Would make {output} {artifact.file} of {manifest.ref}, {size(artifact.size)} ({format}).")
         return
-    source = objects(s.url or str(s.repository), s.proxy)
+    source = locate.source(s.url or s.repository, s.proxy, s.s3)
     with bar(f"fetch {manifest.ref}", artifact.size) as progress:
         done = put(artifact, source, output, format=format, seeds=seed or (), progress=progress.update)
     if json:

@@ -237,11 +237,11 @@ def package_count(s: Settings, manifest: Manifest) -> int | None:
 
 def read_artifact(s: Settings, artifact: Artifact) -> bytes:
     """A small file of a published version, verified."""
+    from kiosk.store import locate
     from kiosk.store.fetch import fetch
-    from kiosk.sync.sync import objects
 
     with files.scratch(s.home / "client") as folder:
-        fetch(artifact, folder / artifact.file, objects(s.url or str(s.repository), s.proxy))
+        fetch(artifact, folder / artifact.file, locate.source(s.url or s.repository, s.proxy, s.s3))
         return (folder / artifact.file).read_bytes()
 
 
@@ -256,7 +256,7 @@ def reader(s: Settings, root: Path | None) -> Iterator[TrustedRepository]:
         given = given or (read_root(known) if known.exists() else None)
         folder = s.home / "client"
         with files.locked(folder / "lock", what="the list of images"):
-            yield TrustedRepository(folder / "metadata", s.url, given, s.proxy)
+            yield TrustedRepository(folder / "metadata", s.url, given, s.proxy, s.s3)
         return
     anchor = s.repository / "metadata" / "1.root.json"
     if not anchor.exists():

@@ -21,7 +21,7 @@ from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Manifest
 from kiosk.model.names import Ref, with_version
 from kiosk.progress import bar
-from kiosk.store.api import DirectoryStore, HttpStore
+from kiosk.store import locate
 from kiosk.store.fetch import FetchReport, Seed, Way, fetch
 from kiosk.store.objects import ObjectSource
 from kiosk.sync.host import HostCache, kept_artifacts
@@ -83,12 +83,12 @@ def sync(
         raise UsageError("no kiosk to sync from is known", hint="Use --url URL, or set KIOSK_URL.")
     cache = HostCache(settings.host)
     with cache.locked():
-        repository = TrustedRepository(cache.metadata, url, root, proxy)
+        repository = TrustedRepository(cache.metadata, url, root, proxy, settings.s3)
         repository.refresh()
         chosen, problems = choose(repository, cache, wanted)
         results = [Result(role, "-", "failed", error=e.what) for role, e in problems.items()]
         failures = list(problems.values())
-        source = objects(url, proxy)
+        source = locate.source(url, proxy, settings.s3)
         for ref in chosen:
             try:
                 results.append(one(repository, cache, source, ref, seeds, dry_run=dry_run))
@@ -98,13 +98,6 @@ def sync(
                 failures.append(e)
                 results.append(Result(ref.base, str(ref.version or "-"), "failed", error=e.what))
     return Synced(url, tuple(results), time.monotonic() - begin, failures[0] if failures else None)
-
-
-def objects(url: str, proxy: str | None) -> ObjectSource:
-    """Where objects are read: beside the metadata."""
-    if url.startswith(("http://", "https://")):
-        return HttpStore(url, proxy=proxy)
-    return DirectoryStore(Path(url.removeprefix("file://")))
 
 
 def choose(

@@ -19,6 +19,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.ngclient import Updater, UpdaterConfig
 
+from kiosk.config import S3Options
 from kiosk.errors import CorruptError, KioskError, NotFoundError, VerificationError
 from kiosk.files import storage_errors
 from kiosk.log import logger
@@ -47,17 +48,22 @@ class RoleInfo:
 
 
 class TrustedRepository:
-    """A repository read from `url` (an http URL or a folder), with what is verified kept in `metadata_dir`.
+    """A repository read from `url` (see kiosk.place), with what is verified kept in `metadata_dir`.
 
     `root` is the root of trust, needed the first time and kept then. One process at a time may use a
     `metadata_dir`; the caller holds a lock.
     """
 
     def __init__(
-        self, metadata_dir: Path, url: str | Path, root: bytes | None = None, proxy: str | None = None
+        self,
+        metadata_dir: Path,
+        url: str | Path,
+        root: bytes | None = None,
+        proxy: str | None = None,
+        s3: S3Options | None = None,
     ) -> None:
         self.metadata_dir = metadata_dir
-        self._fetcher, self._base = fetcher(url, proxy)
+        self._fetcher, self._base = fetcher(url, proxy, s3)
         self._given = root
         self._updater: Updater | None = None
         self._roles: dict[str, Metadata[Targets]] = {}

@@ -86,6 +86,8 @@ def explain(
 
 def network(error: DownloadError, file: str) -> NetworkError:
     """The error for what never arrived."""
+    if isinstance(error.__cause__, NetworkError):
+        return NetworkError(error.__cause__.what, where=file, hint=error.__cause__.hint)
     if isinstance(error, DownloadHTTPError):
         return NetworkError(
             f"can't be read: {error}",

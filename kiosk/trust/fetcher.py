@@ -1,4 +1,4 @@
-"""How metadata and target files are read: over HTTP, or from a repository's folder on this machine.
+"""How metadata and target files are read: over HTTP, from a bucket, or from a folder on this machine.
 
 Nothing here is trusted; python-tuf bounds every file's length and checks what comes back. This module
 bounds the time, and remembers the last file read so that an error can name it and look into it.
@@ -16,7 +16,8 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalEr
 from tuf.ngclient import FetcherInterface
 from urllib3.util import Retry
 
-from kiosk.errors import UsageError
+from kiosk.config import S3Options
+from kiosk.place import Folder, Web, place
 
 CHUNK = 64 << 10
 CONNECT_SECONDS = 10
@@ -115,12 +116,13 @@ class FolderFetcher(Fetcher):
         return chunks()
 
 
-def fetcher(where: str | Path, proxy: str | None) -> tuple[Fetcher, str]:
+def fetcher(where: str | Path, proxy: str | None = None, s3: S3Options | None = None) -> tuple[Fetcher, str]:
     """The fetcher for a repository, and its base URL without a slash at the end."""
-    if isinstance(where, Path) or where.startswith("/"):
-        return FolderFetcher(), f"file://{Path(where).absolute()}"
-    if where.startswith("file://"):
-        return FolderFetcher(), where.rstrip("/")
-    if where.startswith(("http://", "https://")):
-        return HttpFetcher(session(proxy)), where.rstrip("/")
-    raise UsageError(f"{where!r} is not a repository", hint="Give an http:// or https:// URL, or a folder.")
+    found = place(where)
+    if isinstance(found, Folder):
+        return FolderFetcher(), str(found).rstrip("/")
+    if isinstance(found, Web):
+        return HttpFetcher(session(proxy)), found.url
+    from kiosk.trust.s3 import BucketFetcher  # boto3 takes its time to load
+
+    return BucketFetcher(found, s3), str(found)
