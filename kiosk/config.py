@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kiosk.errors import UsageError
 
@@ -43,7 +43,11 @@ def read_toml(path: Path, model: type[Model]) -> Model:
 
 
 class Settings(BaseModel):
-    """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust."""
+    """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
+
+    `keep` and `keep_days` say which versions of each image and layer `kiosk store prune` keeps (all, where
+    neither is set), `grace_hours` how long it leaves what no version needs any more.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +57,9 @@ class Settings(BaseModel):
     root: Path | None = None
     recipes: Path | None = None
     cache: Path | None = None
+    keep: Annotated[int, Field(ge=1)] | None = None
+    keep_days: Annotated[int, Field(ge=0, le=36500)] | None = None
+    grace_hours: Annotated[float, Field(ge=0, le=8760)] = 24
 
     @property
     def images(self) -> Path:

@@ -214,12 +214,8 @@ class _Packer:
         old = {n: pack for n, pack in enumerate(self._table) if isinstance(pack, Pack)}
         if not old:
             return frozenset()
-        used = {n: bytearray(pack.blocks) for n, pack in old.items()}
-        ones = b"\1" * PACK_BLOCKS
-        for number, slot, count in zip(self.runs.pack, self.runs.slot, self.runs.count, strict=True):
-            if number in used:
-                used[number][slot : slot + count] = ones[:count]
-        shares = {n: repack.Share(p.object.size, p.blocks, used[n].count(1)) for n, p in old.items()}
+        used = repack.used_slots(self.runs)
+        shares = {n: repack.Share(p.object.size, p.blocks, used[n].bit_count()) for n, p in old.items()}
         new_bytes = sum(e.result().object.size for e in self._table if isinstance(e, Future))
         return repack.choose(shares, new_bytes)
 
