@@ -9,7 +9,7 @@ import typer
 
 from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size
 from kiosk.cli.key import PassphraseFile
-from kiosk.errors import UsageError
+from kiosk.errors import CorruptError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from kiosk.publish.prune import Pruned
@@ -60,6 +60,50 @@ def prune(
         emit({**vars(done), "dry_run": dry_run, **_lists(done)})
         return
     _show(done, dry_run=dry_run)
+
+
+def repair(
+    ctx: typer.Context,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="URL|FOLDER", help="A repository that has the same objects: a mirror."
+        ),
+    ] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Mend damaged or missing objects: from a mirror, else from the built files where they are still there.
+
+    Exit code 5 when something could not be mended; it is named, with the versions that need it.
+
+    Example: `kiosk store repair --from https://mirror.example.org/kiosk`
+    """
+    from kiosk.progress import bar
+    from kiosk.publish.repair import repair as work
+    from kiosk.store.directory import DirectoryStore
+
+    s = settings(ctx)
+    if not s.repository.is_dir():
+        raise NotFoundError(
+            "there is no repository", where=str(s.repository), hint="Make one with: kiosk init"
+        )
+    with bar("repair", sum(o.size for o in DirectoryStore(s.repository).objects())) as shown:
+        done = work(s, mirror, shown.update, dry_run=dry_run)
+    if json:
+        emit({"objects": done.objects, "mends": [vars(m) for m in done.mends], "dry_run": dry_run})
+    else:
+        for one in done.mends:
+            way = "not mended" if one.way is None else f"{'would be ' if dry_run else ''}mended {one.way}"
+            say(f"{one.path}: {one.what}; {way}; needed by {', '.join(one.versions) or 'no version'}")
+    if done.left:
+        raise CorruptError(
+            f"{len(done.left)} of {len(done.mends)} damaged or missing files could not be mended",
+            where=str(s.repository),
+            hint="Name a mirror that has them with --from, or publish the versions named anew as higher versions.",
+        )
+    if not json:
+        say(f"{done.objects} objects read, {len(done.mends)} files were wrong.")
 
 
 def _lists(done: Pruned) -> dict[str, object]:

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     group.command()(stats)
     group.command()(verify)
     group.command()(keeping.prune)
+    group.command()(keeping.repair)
     app.add_typer(group, name="store")
 
 

@@ -202,7 +202,7 @@ class _Packer:
         if chosen:
             self._store_again(fd, chosen)
             self._close_pack()
-            self._drop(chosen)
+        self._number_by_use()
         table = [entry.result() if isinstance(entry, Future) else entry for entry in self._table]
         for known_number, number in self._numbers.items():
             if isinstance(self._table[number], Future):
@@ -235,9 +235,9 @@ class _Packer:
                     places[slot + i] = self._numbers[place[0]] * PACK_BLOCKS + place[1]
                 self.runs.append(to + i, *divmod(places[slot + i], PACK_BLOCKS), 1)
 
-    def _drop(self, chosen: frozenset[int]) -> None:
-        """Takes packs out of the table."""
-        kept = [n for n in range(len(self._table)) if n not in chosen]
+    def _number_by_use(self) -> None:
+        """Puts the packs that are used in the order of the file, so that where they stood before leaves no trace."""
+        kept = list(dict.fromkeys(self.runs.pack))
         number = {old: new for new, old in enumerate(kept)}
         self._table = [self._table[n] for n in kept]
         self._numbers = {k: number[n] for k, n in self._numbers.items() if n in number}
