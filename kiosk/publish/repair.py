@@ -19,12 +19,12 @@ from kiosk import files
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NetworkError
 from kiosk.log import logger
-from kiosk.model.manifest import Artifact, Manifest, Object
+from kiosk.model.manifest import Manifest, Object
 from kiosk.publish import remake, signed
 from kiosk.publish.built import LARGEST_MANIFEST
 from kiosk.store import inventory
 from kiosk.store.api import DirectoryStore, HttpStore, MissingObject, ObjectSource, Progress
-from kiosk.store.needs import needs_of
+from kiosk.store.needs import needs
 from kiosk.store.objects import path_of, quiet
 from kiosk.trust.fetcher import Fetcher, fetcher
 
@@ -103,15 +103,16 @@ class _Repair:
         self.versions = signed.listed(self.settings)[0]
         indexes = [a.index for m in self.versions for a in m.artifacts.values() if a.index is not None]
         self._mend({i.digest: i for i in indexes}, remake.index)
-        needed = {o.digest: o for m in self.versions for a in m.artifacts.values() for o in self._needs(a)}
+        needed = {o.digest: o for m in self.versions for o in self._needs(m)}
         self._mend({d: o for d, o in needed.items() if o not in indexes}, remake.pack)
 
-    def _needs(self, artifact: Artifact) -> Iterator[Object]:
-        """What a file needs, as far as its index can be read."""
-        try:
-            yield from needs_of(self.store, artifact)
-        except (MissingObject, CorruptError):
-            return  # said already
+    def _needs(self, manifest: Manifest) -> Iterator[Object]:
+        """What a version needs, as far as its indexes can be read."""
+        for name, artifact in manifest.artifacts.items():
+            try:
+                yield from needs(self.store, manifest.model_copy(update={"artifacts": {name: artifact}}))
+            except (MissingObject, CorruptError):
+                continue  # said already
 
     def _mend(self, wanted: dict[str, Object], again: Remake) -> None:
         self.users = inventory.users(self.store, self.versions, [])

@@ -18,7 +18,7 @@ from kiosk.store import usage, wire
 from kiosk.store.directory import DirectoryStore
 from kiosk.store.index import BLOCK, PACK_BLOCKS
 from kiosk.store.known import KnownBlocks, rebuild
-from kiosk.store.needs import needs_of
+from kiosk.store.needs import needs
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, path_of, quiet
 from kiosk.store.repack import dead_bytes
 
@@ -153,14 +153,17 @@ def users(
     """Which versions need each object; an index that can't be read is added to `faults`."""
     found: dict[str, set[str]] = {}
     for manifest in versions:
-        for artifact in manifest.artifacts.values():
+        for name, artifact in manifest.artifacts.items():
+            if artifact.index is None:
+                continue
+            found.setdefault(artifact.index.digest, set()).add(str(manifest.ref))
+            alone = manifest.model_copy(update={"artifacts": {name: artifact}})
             try:
-                for needed in needs_of(store, artifact):
+                for needed in needs(store, alone):
                     found.setdefault(needed.digest, set()).add(str(manifest.ref))
             except MissingObject:
                 continue
             except CorruptError as e:
-                assert artifact.index is not None
                 faults.append((artifact.index.digest, e.what))
     return found
 

@@ -1,25 +1,25 @@
-"""Which objects a version needs: the one answer, for all that keep, count, copy, or remove objects."""
+"""Which objects a version needs. The one place that knows: what copies, keeps, or counts asks here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kiosk.model.manifest import Artifact, Manifest, Object
+from kiosk.model.manifest import Manifest, Object
 from kiosk.store.index import load
 from kiosk.store.objects import ObjectSource
 
 
 def needs(source: ObjectSource, manifest: Manifest) -> Iterator[Object]:
-    """Every object that makes a version's files; one that several files need may come several times.
-
-    An index is given before it is read from `source`; MissingObject or CorruptError when it can't be.
-    """
+    """Every object of a version once; what an object names comes before it, so that whoever copies in this
+    order has an index only when its packs are there. Indexes are read from `source`, whose errors are passed
+    on, as is CorruptError for an index that is not sound."""
+    seen: set[str] = set()
     for artifact in manifest.artifacts.values():
-        yield from needs_of(source, artifact)
-
-
-def needs_of(source: ObjectSource, artifact: Artifact) -> Iterator[Object]:
-    """The same for one file."""
-    if artifact.index is not None:
+        if artifact.index is None or artifact.index.digest in seen:
+            continue
+        for pack in load(source, artifact.index).packs:
+            if pack.object.digest not in seen:
+                seen.add(pack.object.digest)
+                yield pack.object
+        seen.add(artifact.index.digest)
         yield artifact.index
-        yield from (pack.object for pack in load(source, artifact.index).packs)
