@@ -6,6 +6,7 @@ its digest is right, so nothing here needs to be trusted.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -36,9 +37,14 @@ def built_files(settings: Settings, manifests: Sequence[Manifest]) -> Iterator[t
 
 
 def pack(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> bytes | None:
-    """A pack's stored bytes, from the built files whose blocks it holds; None where they don't suffice."""
+    """A pack's stored bytes, from built files that have its blocks; None where they don't suffice.
+
+    The indexes of `manifests`, which name the pack, say where most blocks are. Blocks that only older versions
+    used are looked for by their known digests in all built files, which takes seconds for each gigabyte.
+    """
     store = DirectoryStore(settings.repository)
     blocks: dict[int, bytes] = {}
+    count = 0
     for path, artifact in built_files(settings, manifests):
         assert artifact.index is not None
         try:
@@ -48,13 +54,32 @@ def pack(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> b
         number = next((n for n, p in enumerate(index.packs) if p.object.digest == wanted.digest), None)
         if number is None:
             continue
+        count = index.packs[number].blocks
         blocks.update(_blocks(path, index, number, blocks))
-        if len(blocks) == index.packs[number].blocks:
-            made = _sealed(b"".join(blocks[slot] for slot in sorted(blocks)), wanted)
+        if len(blocks) == count:
+            made = _sealed(blocks, wanted)
             if made is not None:
                 return made
             blocks.clear()  # a file is not any more what was published; others may be
-    return None
+    blocks.update(_searched(wanted, settings, blocks))
+    return _sealed(blocks, wanted) if count and len(blocks) == count else None
+
+
+def _searched(wanted: Object, settings: Settings, have: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Blocks of a pack by slot, found in any built file by the digests that are known."""
+    memory = settings.repository.with_name("known-blocks.sqlite")
+    if not memory.exists():
+        return
+    with KnownBlocks(memory) as known:
+        missing = {d: slot for d, slot in known.blocks_of(wanted.digest).items() if slot not in have}
+    for manifest in sorted(settings.images.rglob("manifest.json")):
+        for path in sorted(p for p in manifest.parent.iterdir() if p.is_file()):
+            with path.open("rb") as f:
+                while missing and (data := f.read(BLOCK)):
+                    block = data.ljust(BLOCK, b"\0")
+                    slot = missing.pop(hashlib.sha256(block).digest(), None)
+                    if slot is not None:
+                        yield slot, block
 
 
 def _blocks(path: Path, index: Index, number: int, have: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
@@ -67,7 +92,8 @@ def _blocks(path: Path, index: Index, number: int, have: dict[int, bytes]) -> It
             yield from ((slot + i, data[i * BLOCK : (i + 1) * BLOCK]) for i in range(count))
 
 
-def _sealed(content: bytes, wanted: Object) -> bytes | None:
+def _sealed(blocks: dict[int, bytes], wanted: Object) -> bytes | None:
+    content = b"".join(blocks[slot] for slot in sorted(blocks))
     for level in dict.fromkeys(LEVELS):
         stored = wire.seal(wire.PACK, content, level=level)
         if named(stored) == wanted:

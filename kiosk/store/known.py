@@ -105,6 +105,12 @@ class KnownBlocks:
         row = self._db.execute("SELECT digest, size, blocks FROM packs WHERE id = ?", (number,)).fetchone()
         return None if row is None or row[0] is None else Pack(Object(digest=row[0], size=row[1]), row[2])
 
+    def blocks_of(self, digest: str) -> dict[bytes, int]:
+        """The blocks known to be in a pack, given by its object's digest: each block's SHA-256 and its slot."""
+        query = "SELECT digest, slot FROM blocks WHERE pack IN (SELECT id FROM packs WHERE digest = ?)"
+        with self._sound():
+            return dict(self._db.execute(query, (digest,)).fetchall())
+
     def new_pack(self) -> int:
         """A number for a pack to come."""
         number = self._db.execute("INSERT INTO packs DEFAULT VALUES").lastrowid

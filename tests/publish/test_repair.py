@@ -5,20 +5,23 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from kiosk.errors import UsageError
 from kiosk.model.manifest import Object
+from kiosk.publish.prune import prune
 from kiosk.publish.repair import repair
+from kiosk.publish.retention import Rule
 from kiosk.publish.signed import listed
 from kiosk.serve import static
 from kiosk.store.api import DirectoryStore
 from kiosk.store.objects import path_of
 from kiosk.store.usage import indexes
 from tests.failures.interrupted import killed_at
-from tests.simulators.published import Kiosk, ready
+from tests.simulators.published import Kiosk, ask, ready
 
 
 @pytest.fixture
@@ -114,6 +117,16 @@ def test_packs_that_later_versions_use_are_made_again_without_the_first(kiosk: K
     assert {m.versions for m in done.left} == {("worker@1",), ("worker@1", "worker@2")}, (
         "the first disk's pack"
     )
+
+
+def test_blocks_that_only_withdrawn_versions_used_are_found_in_their_built_files(kiosk: Kiosk) -> None:
+    prune(kiosk.settings, ask, Rule(1), grace=timedelta(0))
+    right = files(kiosk)
+    for path in every(kiosk, "packs"):
+        path.unlink()
+    done = repair(kiosk.settings)
+    assert not done.left
+    assert files(kiosk) == right
 
 
 def test_what_nobody_has_is_named_with_the_versions_that_need_it(kiosk: Kiosk, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def alone(kiosk: Kiosk, folder: Path, version: int) -> int:
     return sum(p.object.size for p in load(store, index).packs)
 
 
-@pytest.mark.parametrize("pattern", ["anywhere", "in runs"])
+@pytest.mark.parametrize("pattern", [pytest.param("anywhere", marks=pytest.mark.slow), "in runs"])
 def test_twenty_days_of_changes_with_five_kept(pattern: str, tmp_path: Path) -> None:
     kiosk = ready(tmp_path / "kiosk")
     before: dict[str, int] = {}
