@@ -22,8 +22,8 @@ from kiosk.store.index import BLOCK, Index, load
 from kiosk.store.known import KnownBlocks
 from kiosk.store.objects import named
 
-LEVELS = (cut.LEVEL, *range(1, 10))
-"""Levels to try: packs that were stored by another kiosk may have been compressed with another one."""
+LEVELS = (3, 1, 2, *range(4, 13))
+"""zstd levels to try, the usual one first: another kiosk may have stored the pack with another."""
 
 
 def built_files(settings: Settings, manifests: Sequence[Manifest]) -> Iterator[tuple[Path, Artifact]]:
@@ -94,7 +94,7 @@ def _blocks(path: Path, index: Index, number: int, have: dict[int, bytes]) -> It
 
 def _sealed(blocks: dict[int, bytes], wanted: Object) -> bytes | None:
     content = b"".join(blocks[slot] for slot in sorted(blocks))
-    for level in dict.fromkeys(LEVELS):
+    for level in LEVELS:
         stored = wire.seal(wire.PACK, content, level=level)
         if named(stored) == wanted:
             return stored

@@ -211,10 +211,10 @@ class _Packer:
 
     def _hardly_used(self) -> frozenset[int]:
         """The old packs that are not worth their bytes to a cold reader."""
-        old = {n: pack for n, pack in enumerate(self._table) if isinstance(pack, Pack)}
+        used = repack.used_slots(self.runs)
+        old = {n: pack for n, pack in enumerate(self._table) if isinstance(pack, Pack) and n in used}
         if not old:
             return frozenset()
-        used = repack.used_slots(self.runs)
         shares = {n: repack.Share(p.object.size, p.blocks, used[n].bit_count()) for n, p in old.items()}
         new_bytes = sum(e.result().object.size for e in self._table if isinstance(e, Future))
         return repack.choose(shares, new_bytes)
