@@ -26,7 +26,7 @@ from kiosk.store.known import KnownBlocks
 from kiosk.trust.client import TrustedRepository
 from tests.simulators.published import Kiosk, ask, build_image, ready
 
-BLOCKS, DAYS, KEEP, CHANGED = 4096, 20, 5, 0.05
+BLOCKS, DAYS, KEEP, CHANGED = 3840, 20, 5, 0.05
 
 
 @functools.lru_cache(maxsize=16384)
