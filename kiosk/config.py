@@ -56,6 +56,8 @@ class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
+    `keep` and `keep_days` say which versions of each image and layer `kiosk store prune` keeps (all, where
+    neither is set), `grace_hours` how long it leaves what no version needs any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +68,9 @@ class Settings(BaseModel):
     root: Path | None = None
     recipes: Path | None = None
     cache: Path | None = None
+    keep: Annotated[int, Field(ge=1)] | None = None
+    keep_days: Annotated[int, Field(ge=0, le=36500)] | None = None
+    grace_hours: Annotated[float, Field(ge=0, le=8760)] = 24
     differences: Annotated[int, Field(ge=0, le=16)] = 1
     difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 6.0
     s3_endpoint: str | None = None

@@ -1,4 +1,4 @@
-"""`kiosk store`: what the repository's store holds, and whether it is whole."""
+"""`kiosk store`: what the repository's store holds, whether it is whole, and how it is kept so."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from pathlib import Path
 
 import typer
 
-from kiosk.cli import common
+from kiosk.cli import common, keeping
 from kiosk.cli.common import Json, emit, say, settings, table
 from kiosk.errors import CorruptError, NotFoundError
 
 
 def register(app: typer.Typer) -> None:
     """Adds `store`."""
-    group = common.app("What the repository's store holds, and whether it is whole.")
+    group = common.app("What the repository's store holds, whether it is whole, and how it is kept so.")
     group.command()(stats)
     group.command()(verify)
+    group.command()(keeping.prune)
+    group.command()(keeping.repair)
     app.add_typer(group, name="store")
 
 
@@ -24,17 +26,20 @@ def stats(ctx: typer.Context, json: Json = False) -> None:
 
     Example: `kiosk store stats --json`
     """
+    from kiosk.publish import signed
     from kiosk.store import inventory
 
-    found = inventory.stats(_repository(ctx))
+    found = inventory.stats(_repository(ctx), signed.listed(settings(ctx))[0])
     if json:
         emit(found)
         return
+    share = found.dead_bytes / max(1, found.pack_bytes)
     rows = [
         ("versions", found.versions, ""),
         ("their files", found.files, common.size(found.file_bytes)),
         ("objects", found.objects, common.size(found.object_bytes)),
         ("  packs", found.packs, common.size(found.pack_bytes)),
+        ("    of that used by no version", "", f"{common.size(found.dead_bytes)} ({share:.0%})"),
         ("  indexes", found.indexes, common.size(found.index_bytes)),
         ("  named by no version", found.unnamed, common.size(found.unnamed_bytes)),
     ]
@@ -47,12 +52,15 @@ def verify(ctx: typer.Context, json: Json = False) -> None:
     Example: `kiosk store verify`
     """
     from kiosk.progress import bar
+    from kiosk.publish import signed
     from kiosk.store import inventory
     from kiosk.store.directory import DirectoryStore
 
     root = _repository(ctx)
+    versions, wrong = signed.listed(settings(ctx))
     with bar("verify", sum(o.size for o in DirectoryStore(root).objects())) as shown:
-        found = inventory.verify(root, shown.update)
+        found = inventory.verify(root, shown.update, versions)
+    found = found.model_copy(update={"damaged": (*wrong, *found.damaged)})
     if json:
         emit(found)
     else:
@@ -62,7 +70,7 @@ def verify(ctx: typer.Context, json: Json = False) -> None:
         raise CorruptError(
             f"{len(found.damaged)} of {found.objects} objects are damaged or missing",
             where=str(root),
-            hint="Publish the versions named again from their built folders, or copy the objects from a mirror.",
+            hint="Mend them from a mirror or from the built folders: kiosk store repair",
         )
     if not json:
         say(f"{found.objects} objects, {common.size(found.object_bytes)}: all whole")

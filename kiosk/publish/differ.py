@@ -26,7 +26,7 @@ from kiosk.model.manifest import Difference
 from kiosk.publish import pairing
 from kiosk.store import difference, plan
 from kiosk.store.index import BLOCK, REGION, Index, Runs
-from kiosk.store.objects import ObjectStore
+from kiosk.store.objects import ObjectStore, named
 
 log = logger(__name__)
 
@@ -66,12 +66,14 @@ def make(path: Path, index: Index, older: Older, store: ObjectStore, *, seconds:
         pace = _Pace(sum(g.blocks for g in groups) * BLOCK, begin + seconds)
         source = _Reference(old, older.index)
         with ThreadPoolExecutor(pace.workers, thread_name_prefix="kiosk-difference") as pool:
-            made = list(pool.map(lambda g: _seal(fd, source, g, pace, store), groups))
+            sealed = list(pool.map(lambda g: _seal(fd, source, g, pace, store), groups))
+    made = [group for group, _ in sealed]
     found = difference.Difference(older.index.blocks, len(index.packs), tuple(made))
     size = difference.cost(made)
     if size > todo.moved * WORTH:
-        for group in made:
-            store.remove(group.object.digest)
+        for group, is_new in sealed:
+            if is_new:
+                store.remove(group.object.digest)
         return None
     return Difference(base=older.digest, groups=store.write(difference.encode(found)), size=size)
 
@@ -174,11 +176,13 @@ class _Pace:
 
 def _seal(
     fd: int, source: _Reference, group: pairing.Group, pace: _Pace, store: ObjectStore
-) -> difference.Group:
+) -> tuple[difference.Group, bool]:
+    """A stored group, and whether the store did not have it before."""
     begin = time.monotonic()
     level = pace.level()
     intervals = source.intervals(group.reference)
     content = _blocks(fd, group.content)
     stored = difference.seal(content, source.read(intervals), level=level)
     pace.done(level, len(content), time.monotonic() - begin)
-    return difference.Group(store.write(stored), tuple(intervals), tuple(group.yields))
+    is_new = not store.has(named(stored))
+    return difference.Group(store.write(stored), tuple(intervals), tuple(group.yields)), is_new

@@ -1,30 +1,34 @@
 """What a repository's store holds: counted, and re-read to the last byte.
 
-The versions are taken from the manifests below `targets/`, as they stand there: this counts and checks bytes
-for the keeper of the repository. Whether a manifest is signed is not asked here, and readers don't rely on it.
+Which versions there are the caller says, who knows what is signed; else they are taken from the manifests
+below `targets/`, as they stand there. This counts and checks bytes for the keeper of the repository, and
+readers don't rely on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kiosk.errors import CorruptError, VerificationError
 from kiosk.model.base import Document
 from kiosk.model.manifest import Manifest, Object, read_manifest
-from kiosk.store import wire
+from kiosk.store import usage, wire
 from kiosk.store.directory import DirectoryStore
-from kiosk.store.index import BLOCK, PACK_BLOCKS, load
+from kiosk.store.index import BLOCK, PACK_BLOCKS
 from kiosk.store.known import KnownBlocks, rebuild
-from kiosk.store.objects import MissingObject, Progress, path_of, quiet
+from kiosk.store.needs import needs
+from kiosk.store.objects import MissingObject, ObjectSource, Progress, path_of, quiet
+from kiosk.store.repack import dead_bytes
 
 MANIFEST_LIMIT = 1 << 22
 
 
 class Stats(Document):
     """`versions`, their files and those files' bytes; the objects in the store; those that no version names
-    (a publish that was interrupted, or a version that was withdrawn)."""
+    (a publish that was interrupted, or a version that was withdrawn). `dead_bytes` of the packs belong to
+    blocks that no version uses, in packs that are needed for others."""
 
     versions: int
     files: int
@@ -35,6 +39,7 @@ class Stats(Document):
     index_bytes: int
     packs: int
     pack_bytes: int
+    dead_bytes: int
     unnamed: int
     unnamed_bytes: int
 
@@ -71,20 +76,16 @@ def manifests(repository: Path) -> Iterator[Manifest]:
             yield found
 
 
-def indexes(repository: Path) -> list[Object]:
-    """The index objects that the manifests name."""
-    found = {a.index.digest: a.index for m in manifests(repository) for a in m.artifacts.values() if a.index}
-    return list(found.values())
-
-
-def stats(repository: Path) -> Stats:
+def stats(repository: Path, versions: Sequence[Manifest] | None = None) -> Stats:
     """Counts everything, without reading packs."""
     store = DirectoryStore(repository)
     sizes = {o.digest: o.size for o in store.objects()}
-    versions = list(manifests(repository))
+    versions = list(manifests(repository)) if versions is None else versions
     files = [a for m in versions for a in m.artifacts.values()]
     named_indexes = {a.index.digest for a in files if a.index}
-    named_packs = set(_users(repository, [])) - named_indexes
+    faults: list[tuple[str, str]] = []
+    named_packs = set(users(store, versions, faults)) - named_indexes
+    readable = [i for i in usage.indexes(versions) if i.digest not in dict(faults) and store.has(i)]
     unnamed = set(sizes) - named_indexes - named_packs
 
     def total(digests: set[str]) -> int:
@@ -100,12 +101,13 @@ def stats(repository: Path) -> Stats:
         index_bytes=total(named_indexes),
         packs=len(named_packs & set(sizes)),
         pack_bytes=total(named_packs),
+        dead_bytes=dead_bytes(usage.shares(store, readable).values()),
         unnamed=len(unnamed),
         unnamed_bytes=total(unnamed),
     )
 
 
-def verify(repository: Path, progress: Progress = quiet) -> Check:
+def verify(repository: Path, progress: Progress = quiet, versions: Sequence[Manifest] | None = None) -> Check:
     """Re-reads every object, and finds those that a version needs and that are not there."""
     store = DirectoryStore(repository)
     objects = list(store.objects())
@@ -126,9 +128,10 @@ def verify(repository: Path, progress: Progress = quiet) -> Check:
                 damage[digest] = fault
             progress(one.size)
     faults: list[tuple[str, str]] = list(damage.items())
-    users = _users(repository, faults)
+    versions = list(manifests(repository)) if versions is None else versions
+    needed = users(store, versions, faults)
     there = {o.digest for o in objects}
-    faults += [(d, "is not in the store") for d in users if d not in there]
+    faults += [(d, "is not in the store") for d in needed if d not in there]
     return Check(
         objects=len(objects),
         object_bytes=sum(o.size for o in objects),
@@ -137,34 +140,38 @@ def verify(repository: Path, progress: Progress = quiet) -> Check:
                 object=d,
                 path=str(repository / path_of(d)),
                 what=what,
-                versions=tuple(sorted(users.get(d, ()))),
+                versions=tuple(sorted(needed.get(d, ()))),
             )
             for d, what in dict(faults).items()
         ),
     )
 
 
-def _users(repository: Path, faults: list[tuple[str, str]]) -> dict[str, set[str]]:
-    """Which versions need each index and pack; an index that can't be read is added to `faults`."""
-    store = DirectoryStore(repository)
-    users: dict[str, set[str]] = {}
-    for manifest in manifests(repository):
-        for artifact in manifest.artifacts.values():
+def users(
+    store: ObjectSource, versions: Iterable[Manifest], faults: list[tuple[str, str]]
+) -> dict[str, set[str]]:
+    """Which versions need each object; an index that can't be read is added to `faults`."""
+    found: dict[str, set[str]] = {}
+    for manifest in versions:
+        for name, artifact in manifest.artifacts.items():
             if artifact.index is None:
                 continue
-            users.setdefault(artifact.index.digest, set()).add(str(manifest.ref))
+            found.setdefault(artifact.index.digest, set()).add(str(manifest.ref))
+            alone = manifest.model_copy(update={"artifacts": {name: artifact}})
             try:
-                index = load(store, artifact.index)
+                for needed in needs(store, alone):
+                    found.setdefault(needed.digest, set()).add(str(manifest.ref))
             except MissingObject:
                 continue
             except CorruptError as e:
                 faults.append((artifact.index.digest, e.what))
-                continue
-            for one in (*(p.object for p in index.packs), *index.sums.objects):
-                users.setdefault(one.digest, set()).add(str(manifest.ref))
-    return users
+    return found
 
 
 def ready(known: KnownBlocks, repository: Path, progress: Progress = quiet) -> int:
     """Makes the known blocks anew where they are lost and the repository has versions. Returns packs read."""
-    return rebuild(known, DirectoryStore(repository), indexes(repository), progress) if known.empty else 0
+    return (
+        rebuild(known, DirectoryStore(repository), usage.indexes(manifests(repository)), progress)
+        if known.empty
+        else 0
+    )

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -116,6 +116,12 @@ class KnownBlocks:
         known = dict(rows)
         return [known.get(d) for d in digests]
 
+    def blocks_of(self, digest: str) -> dict[bytes, int]:
+        """The blocks known to be in a pack, given by its object's digest: each block's SHA-256 and its slot."""
+        query = "SELECT digest, slot FROM blocks WHERE pack IN (SELECT id FROM packs WHERE digest = ?)"
+        with self._sound():
+            return dict(self._db.execute(query, (digest,)).fetchall())
+
     def new_pack(self) -> int:
         """A number for a pack to come."""
         number = self._db.execute("INSERT INTO packs DEFAULT VALUES").lastrowid
@@ -151,8 +157,15 @@ class KnownBlocks:
             self._db.executemany("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", blocks)
 
     def forget(self, number: int) -> None:
-        """Forgets a pack that is not in the store any more, with its blocks."""
+        """Forgets a pack that is not in the store any more, or is soon to go, with its blocks."""
         self._gone.add(number)
+
+    def forget_objects(self, digests: Collection[str]) -> None:
+        """Forgets the packs among these objects: later files store what those held anew."""
+        with self._sound():
+            rows = self._db.execute("SELECT id, digest FROM packs").fetchall()
+        for number in [number for number, digest in rows if digest in digests]:
+            self.forget(number)
 
     def commit(self) -> None:
         """Remembers everything since the last commit. The packs must be in the store, durably."""

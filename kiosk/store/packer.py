@@ -111,7 +111,7 @@ class Packer:
         if chosen:
             self._store_again(fd, chosen)
             self._close_pack()
-            self._drop(chosen)
+        self._number_by_use()
         table = [entry.result() if isinstance(entry, Future) else entry for entry in self._table]
         for known_number, number in self._numbers.items():
             if isinstance(self._table[number], Future):
@@ -141,15 +141,11 @@ class Packer:
 
     def _hardly_used(self) -> frozenset[int]:
         """The old packs that are not worth their bytes to a cold reader."""
-        old = {n: pack for n, pack in enumerate(self._table) if isinstance(pack, Pack)}
+        used = repack.used_slots(self.runs)
+        old = {n: pack for n, pack in enumerate(self._table) if isinstance(pack, Pack) and n in used}
         if not old:
             return frozenset()
-        used = {n: bytearray(pack.blocks) for n, pack in old.items()}
-        ones = b"\1" * PACK_BLOCKS
-        for number, slot, count in zip(self.runs.pack, self.runs.slot, self.runs.count, strict=True):
-            if number in used:
-                used[number][slot : slot + count] = ones[:count]
-        shares = {n: repack.Share(p.object.size, p.blocks, used[n].count(1)) for n, p in old.items()}
+        shares = {n: repack.Share(p.object.size, p.blocks, used[n].bit_count()) for n, p in old.items()}
         new_bytes = sum(e.result().object.size for e in self._table if isinstance(e, Future))
         return repack.choose(shares, new_bytes)
 
@@ -170,9 +166,9 @@ class Packer:
                     places[slot + i] = self._numbers[place[0]] * PACK_BLOCKS + place[1]
                 self.runs.append(to + i, *divmod(places[slot + i], PACK_BLOCKS), 1)
 
-    def _drop(self, chosen: frozenset[int]) -> None:
-        """Takes packs out of the table."""
-        kept = [n for n in range(len(self._table)) if n not in chosen]
+    def _number_by_use(self) -> None:
+        """Puts the packs that are used in the order of the file, so that where they stood before leaves no trace."""
+        kept = list(dict.fromkeys(self.runs.pack))
         number = {old: new for new, old in enumerate(kept)}
         self._table = [self._table[n] for n in kept]
         self._numbers = {k: number[n] for k, n in self._numbers.items() if n in number}

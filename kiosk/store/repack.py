@@ -26,12 +26,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from kiosk.store.index import Runs
 
 COLD = Fraction(117, 100)
 """Bytes that a cold reader fetches, to bytes that the file alone would need. Readers are promised 1.2."""
 DEAD = Fraction(1, 5)
 """The largest part of the packs' bytes that may belong to blocks which no kept version uses."""
+Key = TypeVar("Key", int, str)
 
 
 class Share(NamedTuple):
@@ -52,7 +55,15 @@ class Share(NamedTuple):
         return self.size - self.used_bytes
 
 
-def choose(old: Mapping[int, Share], new_bytes: int, cold: Fraction = COLD) -> frozenset[int]:
+def used_slots(runs: Runs) -> dict[int, int]:
+    """Of each pack that is used, by its number in the index, the used slots as the bits of a number."""
+    used: dict[int, int] = {}
+    for pack, slot, count in zip(runs.pack, runs.slot, runs.count, strict=True):
+        used[pack] = used.get(pack, 0) | ((1 << count) - 1) << slot
+    return used
+
+
+def choose(old: Mapping[Key, Share], new_bytes: int, cold: Fraction = COLD) -> frozenset[Key]:
     """The old packs whose used blocks to store once more, so that all packs have at most `cold` times the bytes
     that are used of them. `new_bytes` is the size of this file's new packs, which are used in full."""
     needed = new_bytes + sum(s.size for s in old.values())
@@ -60,7 +71,7 @@ def choose(old: Mapping[int, Share], new_bytes: int, cold: Fraction = COLD) -> f
     return _emptiest(old, needed - cold * alone)
 
 
-def to_forget(packs: Mapping[int, Share], dead: Fraction = DEAD) -> frozenset[int]:
+def to_forget(packs: Mapping[Key, Share], dead: Fraction = DEAD) -> frozenset[Key]:
     """The packs that later versions should not use any more, so that of the other packs' bytes, together with
     what is used of these, at most the part `dead` is not used. `used` is what any kept version uses."""
     used = sum((s.used_bytes for s in packs.values()), Fraction())
@@ -72,9 +83,9 @@ def dead_bytes(packs: Iterable[Share]) -> int:
     return round(sum(s.unused_bytes for s in packs))
 
 
-def _emptiest(packs: Mapping[int, Share], excess: Fraction) -> frozenset[int]:
+def _emptiest(packs: Mapping[Key, Share], excess: Fraction) -> frozenset[Key]:
     """The packs with the least used share, as many as it takes to be rid of `excess` unused bytes."""
-    chosen: set[int] = set()
+    chosen: set[Key] = set()
     by_share = sorted(packs, key=lambda n: (Fraction(packs[n].used, packs[n].blocks), -packs[n].size, n))
     for number in by_share:
         if excess <= 0:

@@ -1,6 +1,7 @@
 """Ends a process in the middle of its work, for real: a forked child gets SIGKILL at the n-th rename.
 
-Every step of kiosk's that others can see is a rename, so these are all the states that can be left behind.
+Every step of kiosk's that others can see is a rename, so these are all the states that can be left behind;
+what removes files can be killed at every removal as well.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from kiosk.errors import KioskError
 DONE, FAILED = 0, 17
 
 
-def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Runs `work` in a child that is killed before its `step`-th rename. False when it ended before that."""
+def killed_at(step: int, work: Callable[[], object], *, removals: bool = False) -> bool:
+    """Runs `work` in a child that is killed before its `step`-th rename (or removal of a file, if those count).
+    False when it ended before that."""
     child = os.fork()
     if child == 0:
-        _die_at(step)
+        _die_at(step, removals)
         _end(work)
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
@@ -48,7 +50,7 @@ def _end(work: Callable[[], object]) -> None:
         os._exit(code)
 
 
-def _die_at(step: int) -> None:
+def _die_at(step: int, removals: bool) -> None:
     left = [step]
 
     def counted(real: Callable[..., None]) -> Callable[..., None]:
@@ -62,3 +64,5 @@ def _die_at(step: int) -> None:
 
     os.replace = counted(os.replace)
     os.rename = counted(os.rename)
+    if removals:
+        os.unlink = counted(os.unlink)

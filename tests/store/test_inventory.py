@@ -67,6 +67,7 @@ def test_stats_count_what_is_there(repository: Repository, published: tuple[Arti
         "index_bytes": sum(a.index.size for a in published if a.index),
         "packs": 3,
         "pack_bytes": found["pack_bytes"],
+        "dead_bytes": 0,
         "unnamed": 1,
         "unnamed_bytes": 38,
     }

@@ -9,7 +9,7 @@ files with a number in their name never change (caches may keep them for ever).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -109,6 +109,16 @@ class Repository:
         write(self.folder / "targets" / served_target(path, target.hashes["sha256"]), data)
         listed.signed.targets[path] = target
         return self._commit({role_name: listed})
+
+    def withdraw(self, paths: Mapping[str, Collection[str]]) -> list[Signature]:
+        """Signs roles anew without some of their target files (role to paths). The files stay where they are:
+        readers that have older metadata still ask for them."""
+        changed = {name: self.role(name) for name in paths}
+        self.open_keys(*changed, "snapshot", "timestamp")
+        for name, listed in changed.items():
+            for path in paths[name]:
+                del listed.signed.targets[path]
+        return self._commit(changed)
 
     def delegate(
         self, role_name: str, keys: Sequence[Key], threshold: int, replace: bool = False
@@ -233,6 +243,14 @@ class Repository:
 
     def _signers(self, name: str) -> dict[str, CryptoSigner]:
         """The keys that sign a role, opened; NotFoundError when fewer than its threshold are here."""
+        usable = self.can_sign(name)
+        for key in usable:
+            if key not in self._opened:
+                self._opened[key] = self.keys.signer(key, self._ask)
+        return {key: self._opened[key] for key in usable}
+
+    def can_sign(self, name: str) -> list[str]:
+        """The names of the keys that sign a role; NotFoundError when fewer than its threshold are here."""
         top = name in self.state.root.signed.roles
         delegator: Root | Targets = self.state.root.signed if top else self.state.targets.signed
         wanted = delegator.get_delegated_role(name)
@@ -244,10 +262,7 @@ class Repository:
                 where=str(self.keys.folder),
                 hint=f"`kiosk key list` shows the keys that are here; {name} names {len(wanted.keyids)}.",
             )
-        for key in usable:
-            if key not in self._opened:
-                self._opened[key] = self.keys.signer(key, self._ask)
-        return {key: self._opened[key] for key in usable}
+        return usable
 
     def root(self) -> Metadata[Root]:
         """The newest root, verified from the copy beside the keys."""

@@ -1,0 +1,207 @@
+"""`kiosk store prune`: gives up old versions, and removes what nothing needs any more.
+
+* Needed is what the signed metadata lists, verified from the root of trust beside the keys, and every object
+  of those versions. If any of it can't be read, nothing is signed and nothing removed.
+* The newest version of a name is never given up. Roles whose keys are not here are left as they are.
+* A file is removed after it has been unneeded for the grace period (see `journal`): readers that hold older
+  metadata, and what an interrupted publish has stored, are safe for that long.
+* It holds the repository's lock, so no publish runs beside it. Killed anywhere, the repository is whole, and
+  the next call goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from kiosk import clock
+from kiosk.config import Settings
+from kiosk.errors import CorruptError, NotFoundError
+from kiosk.model.manifest import Manifest
+from kiosk.model.names import Ref
+from kiosk.publish import journal, signed
+from kiosk.publish.retention import Rule
+from kiosk.publish.signed import Target
+from kiosk.store import usage
+from kiosk.store.api import DirectoryStore
+from kiosk.store.known import KnownBlocks
+from kiosk.store.needs import needs
+from kiosk.store.objects import MissingObject, path_of
+from kiosk.store.repack import Share, dead_bytes, to_forget
+from kiosk.trust.signing.keys import Ask, Keys
+from kiosk.trust.signing.repository import Repository, Signature
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}\.new")
+"""What a killed writer leaves (see files.replacing)."""
+OBJECT = re.compile(r"[0-9a-f]{64}")
+TARGET = re.compile(r"[0-9a-f]{64}\..+")
+METADATA = re.compile(r"(\d{1,9})\.([a-z0-9-]+)\.json")
+
+
+@dataclass(frozen=True)
+class Left:
+    """Versions that the rule does not keep and that were not withdrawn, and why."""
+
+    role: str
+    versions: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was withdrawn and removed (or would be); files and bytes that wait for the end of their grace, and
+    when the first of them may go; packs' bytes in all, and those that no kept version uses; how many packs
+    later versions will not use, so that these bytes go."""
+
+    withdrawn: tuple[str, ...]
+    left: tuple[Left, ...]
+    signatures: tuple[Signature, ...]
+    removed: int
+    removed_bytes: int
+    waiting: int
+    waiting_bytes: int
+    next: datetime | None
+    pack_bytes: int
+    dead_bytes: int
+    avoided_packs: int
+
+
+@dataclass
+class _Choice:
+    """Versions to keep and to give up, by role."""
+
+    kept: list[tuple[Target, Manifest]] = field(default_factory=list)
+    given_up: dict[str, list[tuple[Target, Manifest]]] = field(default_factory=dict)
+    left: list[Left] = field(default_factory=list)
+
+
+def prune(
+    settings: Settings,
+    ask: Ask,
+    rule: Rule,
+    names: Sequence[Ref] = (),
+    *,
+    grace: timedelta,
+    dry_run: bool = False,
+    now: clock.Clock = clock.now,
+) -> Pruned:
+    """Withdraws what `rule` does not keep of these names (all when none are given), and removes what has been
+    unneeded for `grace`. NotFoundError for a name that has no version."""
+    repository = Repository(settings.repository, Keys(settings.keys), ask, now)
+    diary = settings.repository.with_name("unneeded.json")
+    with repository.locked():
+        choice = _choose(repository, rule, names, now(), dry_run=dry_run)
+        packs, needed = _needed(settings.repository, choice.kept)
+        signatures: Sequence[Signature] = ()
+        if choice.given_up and not dry_run:
+            gone = {role: [t.path for t, _ in some] for role, some in choice.given_up.items()}
+            signatures = repository.withdraw(gone)
+        sizes = {p: s for p, s in _files(repository) if p not in needed}
+        book = journal.read(diary).updated(sizes, now())
+        due = book.due(grace, now())
+        avoided = to_forget(packs)
+        if not dry_run:
+            journal.write(diary, book)
+            forgotten = {f"sha256:{Path(p).name}" for p in due if p.startswith("objects/")}
+            _forget(settings, forgotten | avoided)
+            for path in sorted(due, key=lambda p: p.startswith("objects/")):  # what names others goes first
+                (settings.repository / path).unlink(missing_ok=True)
+    waiting = book.since.keys() - set(due)
+    return Pruned(
+        withdrawn=tuple(str(m.ref) for some in choice.given_up.values() for _, m in some),
+        left=tuple(choice.left),
+        signatures=tuple(signatures),
+        removed=len(due),
+        removed_bytes=sum(sizes[p] for p in due),
+        waiting=len(waiting),
+        waiting_bytes=sum(sizes[p] for p in waiting),
+        next=min((book.since[p] + grace for p in waiting), default=None),
+        pack_bytes=sum(s.size for s in packs.values()),
+        dead_bytes=dead_bytes(packs.values()),
+        avoided_packs=len(avoided),
+    )
+
+
+def _choose(
+    repository: Repository, rule: Rule, names: Sequence[Ref], now: datetime, *, dry_run: bool
+) -> _Choice:
+    """Divides the signed versions. The keys that will be needed are opened here, before any work is done."""
+    found = signed.manifests(repository)
+    for name in names:
+        if not any(m.ref.base == name.base for _, m in found):
+            raise NotFoundError(f"{name} has no version in the repository", where=str(repository.folder))
+    bases = {name.base for name in names}
+    within = [m for _, m in found if not bases or m.ref.base in bases]
+    old = {str(m.ref) for m in rule.given_up(within, now)}
+    choice = _Choice()
+    for role in dict.fromkeys(target.role for target, _ in found):
+        mine = [(t, m) for t, m in found if t.role == role]
+        some = [(t, m) for t, m in mine if str(m.ref) in old and m.ref.role == role]
+        if some:
+            try:
+                for signer in (role, "snapshot", "timestamp"):
+                    repository.can_sign(signer)
+            except NotFoundError as e:
+                choice.left.append(Left(role, tuple(str(m.ref) for _, m in some), e.what))
+                some = []
+        if some:
+            choice.given_up[role] = some
+        choice.kept += [one for one in mine if one not in some]
+    if choice.given_up and not dry_run:
+        repository.open_keys(*choice.given_up, "snapshot", "timestamp")
+    return choice
+
+
+def _needed(folder: Path, kept: Sequence[tuple[Target, Manifest]]) -> tuple[dict[str, Share], set[str]]:
+    """The packs of these versions with what is used of each, and every file that the versions need."""
+    store = DirectoryStore(folder)
+    needed = {target.file for target, _ in kept}
+    try:
+        packs = usage.shares(store, usage.indexes(manifest for _, manifest in kept))
+        needed |= {path_of(one.digest) for _, manifest in kept for one in needs(store, manifest)}
+    except (MissingObject, CorruptError) as e:
+        hint = "What this version needs is not known, so nothing was removed. `kiosk store repair` mends it."
+        raise CorruptError(e.what, where=e.where, hint=hint) from None
+    return packs, needed
+
+
+def _files(repository: Repository) -> Iterator[tuple[str, int]]:
+    """Everything of the repository that can become unneeded, with its size: objects, target files, what killed
+    writers left, and numbered metadata older than what is signed now. Every root is needed for ever; a number
+    above the signed one was used by an interrupted run, and stays so that it is not used again."""
+    for path, size in _below(repository.folder, "objects"):
+        if OBJECT.fullmatch(Path(path).name) or LEFTOVER.fullmatch(Path(path).name):
+            yield path, size
+    for path, size in _below(repository.folder, "targets"):
+        if TARGET.fullmatch(Path(path).name) or LEFTOVER.fullmatch(Path(path).name):
+            yield path, size
+    state = repository.state
+    current = {file.removesuffix(".json"): meta.version for file, meta in state.snapshot.signed.meta.items()}
+    current["snapshot"] = state.snapshot.signed.version
+    for path, size in _below(repository.folder, "metadata"):
+        name = METADATA.fullmatch(Path(path).name)
+        older = name is not None and name[2] != "root" and int(name[1]) < current.get(name[2], 0)
+        if older or LEFTOVER.fullmatch(Path(path).name):
+            yield path, size
+
+
+def _below(folder: Path, part: str) -> Iterator[tuple[str, int]]:
+    """The files below a part of the repository, links not followed."""
+    for place, _, names in os.walk(folder / part):
+        for name in names:
+            path = Path(place, name)
+            if not path.is_symlink():
+                yield str(path.relative_to(folder)), path.stat().st_size
+
+
+def _forget(settings: Settings, packs: set[str]) -> None:
+    """Has later versions store anew what is in these packs."""
+    memory = settings.repository.with_name("known-blocks.sqlite")
+    if packs and memory.exists():
+        with KnownBlocks(memory) as known:
+            known.forget_objects(packs)
+            known.commit()

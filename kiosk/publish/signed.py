@@ -1,0 +1,67 @@
+"""What the signed metadata lists, verified from the root of trust beside the keys; not what lies in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kiosk.config import Settings
+from kiosk.errors import CorruptError, NotFoundError, UsageError
+from kiosk.model.manifest import Manifest
+from kiosk.publish.publish import read_published
+from kiosk.store import inventory
+from kiosk.trust.names import served_target
+from kiosk.trust.signing.keys import Keys
+from kiosk.trust.signing.repository import Repository
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target file that a role has signed: its path, its SHA-256 in hexadecimal, and where it is served."""
+
+    role: str
+    path: str
+    hexdigest: str
+
+    @property
+    def file(self) -> str:
+        """Its place below the repository."""
+        return f"targets/{served_target(self.path, self.hexdigest)}"
+
+
+def targets(repository: Repository) -> Iterator[Target]:
+    """All target files that any role lists."""
+    listed = {role: repository.role(role) for role in repository.roles()}
+    for role, found in {"targets": repository.state.targets, **listed}.items():
+        for path, target in found.signed.targets.items():
+            yield Target(role, path, target.hashes["sha256"])
+
+
+def manifests(repository: Repository) -> list[tuple[Target, Manifest]]:
+    """All manifests that are signed. NotFoundError or CorruptError when one can't be read: then nobody knows
+    what is needed."""
+    return [(t, read_published(repository, t.path, t.hexdigest)) for t in targets(repository)]
+
+
+def listed(settings: Settings) -> tuple[list[Manifest], list[inventory.Damage]]:
+    """The manifests that can be read, and what is wrong with the others. Where the keys' root of trust is not
+    on this machine (a mirror), the manifests are those that lie below `targets/`."""
+
+    def never(key: str) -> bytes:
+        raise UsageError(f"the key {key} is not needed for reading")
+
+    keys = Keys(settings.keys)
+    if not (keys.folder / "root.json").exists():
+        return list(inventory.manifests(settings.repository)), []
+    repository = Repository(settings.repository, keys, never)
+    found: list[Manifest] = []
+    wrong: list[inventory.Damage] = []
+    for target in targets(repository):
+        try:
+            found.append(read_published(repository, target.path, target.hexdigest))
+        except (NotFoundError, CorruptError) as e:
+            path = str(settings.repository / target.file)
+            wrong.append(
+                inventory.Damage(object=target.file, path=path, what=e.what, versions=(target.path,))
+            )
+    return found, wrong
