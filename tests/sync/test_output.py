@@ -15,9 +15,9 @@ from kiosk.files import sha256
 from kiosk.model.manifest import Artifact
 from kiosk.model.names import parse_ref
 from kiosk.store.api import DirectoryStore
+from kiosk.store.locate import source as objects
 from kiosk.store.objects import ObjectSource
 from kiosk.sync import output
-from kiosk.sync.sync import objects
 from kiosk.trust.client import TrustedRepository
 from tests.failures.interrupted import killed_at
 from tests.publish.test_commands import Terminal
