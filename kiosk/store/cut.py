@@ -56,7 +56,7 @@ def publish_file(
                 region_digests, found = regions.finish()
             _unchanged(f.fileno(), before, path)
             _is(found, digest, path)
-        index = Index(before.st_size, packs, region_digests, packer.runs, tree, sums)
+        index = Index(before.st_size, packs, region_digests, packer.runs, tree, sums, tuple(packer.moved))
         stored = store.write(encode(index))
         packer.remember()
     except BaseException:

@@ -130,6 +130,17 @@ class Tree:
         return range(self.at, self.at + sum(self.levels()))
 
 
+class Moved(NamedTuple):
+    """`length` blocks from `slot` of pack number `pack` on, which stood from `old_slot` of the pack with the digest
+    `old` on before they were stored again: whoever has those has these."""
+
+    pack: int
+    slot: int
+    length: int
+    old: str
+    old_slot: int
+
+
 @dataclass(frozen=True)
 class Index:
     """A file as packs, runs, and regions; what neither a run nor the tree covers is zero."""
@@ -140,6 +151,7 @@ class Index:
     runs: Runs
     tree: Tree | None = None
     sums: Sums = WITHOUT_SUMS
+    moved: tuple[Moved, ...] = ()
 
     @property
     def blocks(self) -> int:
@@ -170,6 +182,8 @@ def encode(index: Index) -> bytes:
         content[b"VRTY"] = _TREE.pack(index.tree.data, index.tree.blocks, index.tree.at) + index.tree.salt
     if index.sums.objects:
         content[b"sums"] = _encode_sums(index.sums)
+    if index.moved:
+        content[b"olds"] = _encode_moved(index.moved)
     data = sections.encode(content)
     if index.size > MAX_FILE or len(data) > MAX_CONTENT:
         raise UsageError(f"the file is too large or too scattered for one index ({len(index.runs)} runs)")
@@ -179,7 +193,7 @@ def encode(index: Index) -> bytes:
 def decode(stored: bytes, where: str) -> Index:
     """Reads the stored bytes of an index; CorruptError naming `where` and the fault unless it is sound."""
     content = memoryview(wire.unseal(wire.INDEX, stored, limit=MAX_CONTENT, where=where))
-    found = sections.decode(content, (b"HEAD", b"PACK", b"RGNS", b"RUNS"), where, known=(b"VRTY",))
+    found = sections.decode(content, (b"HEAD", b"PACK", b"RGNS", b"RUNS"), where, known=(b"VRTY", b"olds"))
     if len(found[b"HEAD"]) != _HEAD.size:
         raise CorruptError("its HEAD section has a wrong size", where=where)
     size, block, region = _HEAD.unpack(found[b"HEAD"])
@@ -192,7 +206,29 @@ def decode(stored: bytes, where: str) -> Index:
     runs = _decode_runs(found[b"RUNS"], packs, -(-size // BLOCK), where)
     tree = _decode_tree(found[b"VRTY"], -(-size // BLOCK), where) if b"VRTY" in found else None
     sums = _decode_sums(found[b"sums"], packs, where) if b"sums" in found else WITHOUT_SUMS
-    return Index(size, packs, regions, runs, tree, sums)
+    moved = _decode_moved(found[b"olds"], packs, where) if b"olds" in found else ()
+    return Index(size, packs, regions, runs, tree, sums, moved)
+
+
+def _encode_moved(moved: tuple[Moved, ...]) -> bytes:
+    olds = {old: n for n, old in enumerate(dict.fromkeys(m.old for m in moved))}
+    rows = [(m.pack, m.slot, m.length, olds[m.old], m.old_slot) for m in moved]
+    return _COUNT.pack(len(olds)) + b"".join(bytes.fromhex(o[7:]) for o in olds) + columns.encode(5, rows)
+
+
+def _decode_moved(data: memoryview, packs: tuple[Pack, ...], where: str) -> tuple[Moved, ...]:
+    olds = _COUNT.unpack_from(data)[0] if len(data) >= _COUNT.size else 0
+    begin = _COUNT.size + 32 * olds
+    if begin > len(data) or not olds:
+        raise CorruptError("its olds section has a wrong size", where=where)
+    digests = ["sha256:" + data[at : at + 32].hex() for at in range(_COUNT.size, begin, 32)]
+    found: list[Moved] = []
+    for pack, slot, count, old, old_slot in columns.decode(5, data[begin:], where):
+        inside = pack < len(packs) and old < olds and count and old_slot + count <= PACK_BLOCKS
+        if not inside or slot + count > packs[pack].blocks:
+            raise CorruptError(f"takes {count} blocks from {slot} of pack {pack} for older ones", where=where)
+        found.append(Moved(pack, slot, count, digests[old], old_slot))
+    return tuple(found)
 
 
 def _decode_tree(data: memoryview, blocks: int, where: str) -> Tree:

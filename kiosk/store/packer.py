@@ -14,7 +14,18 @@ from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from kiosk.store import repack, sums, wire
-from kiosk.store.index import BLOCK, NO_SUMS, PACK_BLOCKS, REGION, WITHOUT_SUMS, Index, Pack, Runs, Sums
+from kiosk.store.index import (
+    BLOCK,
+    NO_SUMS,
+    PACK_BLOCKS,
+    REGION,
+    WITHOUT_SUMS,
+    Index,
+    Moved,
+    Pack,
+    Runs,
+    Sums,
+)
 from kiosk.store.known import KnownBlocks, Place
 from kiosk.store.objects import ObjectStore
 
@@ -39,6 +50,7 @@ class Packer:
         self._older = older
         self._older_packs = known.numbers([p.object.digest for p in older.packs]) if older else []
         self.runs = Runs()
+        self.moved: list[Moved] = []
         self._table: list[Pack | Future[Pack]] = []
         self._numbers: dict[int, int] = {}  # known number -> number in this index
         self._recent: dict[bytes, Place] = {}
@@ -164,7 +176,21 @@ class Packer:
                     digest = hashlib.sha256(block).digest()
                     place = self._recent[digest] = self._store_block(block, digest)
                     places[slot + i] = self._numbers[place[0]] * PACK_BLOCKS + place[1]
+                    self._moved(self._numbers[place[0]], place[1], number, slot + i)
                 self.runs.append(to + i, *divmod(places[slot + i], PACK_BLOCKS), 1)
+
+    def _moved(self, pack: int, slot: int, old: int, old_slot: int) -> None:
+        """Notes where a block stood that was stored again."""
+        entry = self._table[old]
+        assert isinstance(entry, Pack)
+        digest = entry.object.digest
+        if self.moved:
+            last = self.moved[-1]
+            goes_on = (last.pack, last.slot + last.length, last.old, last.old_slot + last.length)
+            if goes_on == (pack, slot, digest, old_slot):
+                self.moved[-1] = last._replace(length=last.length + 1)
+                return
+        self.moved.append(Moved(pack, slot, 1, digest, old_slot))
 
     def _number_by_use(self) -> None:
         """Puts the packs that are used in the order of the file, so that where they stood before leaves no trace."""
@@ -173,6 +199,7 @@ class Packer:
         self._table = [self._table[n] for n in kept]
         self._numbers = {k: number[n] for k, n in self._numbers.items() if n in number}
         self.runs.pack = array("I", map(number.__getitem__, self.runs.pack))
+        self.moved = [m._replace(pack=number[m.pack]) for m in self.moved]
 
     def remember(self) -> None:
         """Makes what was stored known."""

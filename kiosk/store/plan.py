@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,30 +27,38 @@ class Piece(NamedTuple):
     length: int
 
 
+Intervals = tuple["array[int]", "array[int]", "array[int]"]
+"""Slots, how many, and the blocks of a file that are the same: ascending and disjoint."""
+
+
 class Held:
     """The blocks that a file holds (an older one, or what a difference yields), as disjoint ascending intervals
     of slots of each pack. `digests` names the packs that `runs` number."""
 
     def __init__(self, digests: Sequence[str], held: Runs) -> None:
-        self._packs: dict[str, tuple[array[int], array[int], array[int]]] = {}
+        self._packs: dict[str, Intervals] = {}
         members = by_source(held, len(digests))
         for number, digest in enumerate(digests):
-            runs = sorted((held.slot[i], held.count[i], held.to[i]) for i in members[number])
-            slots, counts, blocks = array("I"), array("I"), array("I")
-            end = 0
-            for slot, count, block in runs:
-                skip = max(0, end - slot)
-                if skip < count:
-                    slots.append(slot + skip)
-                    counts.append(count - skip)
-                    blocks.append(block + skip)
-                    end = slot + count
-            self._packs[digest] = (slots, counts, blocks)
+            self._packs[digest] = _disjoint(
+                (held.slot[i], held.count[i], held.to[i]) for i in members[number]
+            )
 
     @staticmethod
     def by(index: Index) -> Held:
         """What a file with this index holds."""
         return Held([p.object.digest for p in index.packs], index.runs)
+
+    def knowing(self, index: Index) -> Held:
+        """The same, with the blocks that this index has under new names since they were stored again."""
+        under_new: dict[str, list[tuple[int, int, int]]] = {}
+        for pack, at, length, old, old_slot in index.moved:
+            for slot, count, block in self.split(old, old_slot, length):
+                if block is not None:
+                    rows = under_new.setdefault(index.packs[pack].object.digest, [])
+                    rows.append((at + slot - old_slot, count, block))
+        known = Held((), Runs())
+        known._packs = {d: _disjoint(rows) for d, rows in under_new.items()} | self._packs
+        return known
 
     def split(self, pack: str, slot: int, count: int) -> Iterator[tuple[int, int, int | None]]:
         """Cuts an interval of slots into (slot, count, block of the older file, or None if it has them not)."""
@@ -71,6 +79,20 @@ class Held:
             slot += n
         if slot < end:
             yield slot, end - slot, None
+
+
+def _disjoint(rows: Iterable[tuple[int, int, int]]) -> Intervals:
+    """Rows (slot, count, block) in order, without what rows before them have."""
+    slots, counts, blocks = array("I"), array("I"), array("I")
+    end = 0
+    for slot, count, block in sorted(rows):
+        skip = max(0, end - slot)
+        if skip < count:
+            slots.append(slot + skip)
+            counts.append(count - skip)
+            blocks.append(block + skip)
+            end = slot + count
+    return slots, counts, blocks
 
 
 def by_source(runs: Runs, sources: int) -> list[array[int]]:
@@ -140,6 +162,8 @@ def make(index: Index, wanted: bytes, seeds: Sequence[Held], difference: Differe
     difference yields comes from its groups, and the rest from packs."""
     copies = Runs()
     rest = Runs()
+    if index.moved:
+        seeds = [held.knowing(index) for held in seeds]
     for run in _within(index.runs, wanted):
         _place(run, index.packs[run.pack].object.digest, seeds, 0, copies, rest)
     yielded = Runs()

@@ -12,11 +12,11 @@ What follows for one file, with sizes taken as if all blocks of a pack compresse
   for blocks that compress differently, at most 1.2 times.
 * Of the packs that a version needs, at most 1 - 1/COLD (15 %) is not used by it. With the last N versions of
   a name kept, what no kept version uses was unused by the oldest of them already, and so is below that, too.
-* A host that holds the version before knows blocks by pack and slot, and moves a re-stored block again. The
-  packs that are emptiest for their size go first, so that the fewest bytes are moved for what is gained: to
-  get rid of E bytes that are not used, at most E * share / (1 - share) of them, and one pack; share, of the
-  fullest pack taken, stays below 1/COLD. Waste grows only by what a version stops using, so that is at most
-  about six times what changed; with changes that are spread evenly, it was measured to be twice.
+* To get rid of E bytes that are not used, at most E * share / (1 - share) bytes are stored again, and one pack;
+  share, of the fullest pack taken, stays below 1/COLD: the emptiest packs go first. Waste grows only by what a
+  version stops using, so that is at most about six times what changed; with changes that are spread evenly, it
+  was measured to be twice. They cost space and the publisher's time. A host that holds the version before does
+  not move them: the index says where they stood (`Moved`). A host that skipped this version does.
 
 Several names that share packs can together leave more dead content than each alone. `to_forget` then says
 which packs later versions should not refer to any more, so that they go with the versions that name them.

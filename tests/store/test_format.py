@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kiosk.errors import CorruptError, UsageError
 from kiosk.model.manifest import Object
 from kiosk.store import sums, wire
-from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, Pack, Runs, decode, encode, load
+from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, Moved, Pack, Runs, decode, encode, load
 from kiosk.store.known import block_digests
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -37,8 +37,16 @@ def sound(draw: st.DrawFn) -> Index:
         to = end + draw(st.integers(0, 5000))
         runs.append(to, number, slot, count)
         end = to + count
+    moved = []
+    for _ in range(draw(st.integers(0, 5))):
+        number = draw(st.integers(0, len(packs) - 1))
+        slot = draw(st.integers(0, packs[number].blocks - 1))
+        length = draw(st.integers(1, packs[number].blocks - slot))
+        old = f"sha256:{draw(st.integers(0, 3)):064x}"
+        moved.append(Moved(number, slot, length, old, draw(st.integers(0, 2048 - length))))
     size = max(0, end * BLOCK + draw(st.integers(-BLOCK + 1 if end else 0, 3 * REGION)))
-    return Index(size, packs, random.Random(size).randbytes(32 * -(-size // REGION)), runs)
+    regions = random.Random(size).randbytes(32 * -(-size // REGION))
+    return Index(size, packs, regions, runs, None, tuple(moved))
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,6 +56,7 @@ def test_an_index_reads_back_as_written(index: Index) -> None:
     read = decode(stored, "here")
     assert (read.size, read.packs, read.regions) == (index.size, index.packs, index.regions)
     assert list(read.runs) == list(index.runs)
+    assert read.moved == index.moved
     assert encode(read) == stored
 
 
@@ -70,6 +79,12 @@ def stored(parts: dict[str, bytes]) -> bytes:
 def runs(*rows: tuple[int, int, int, int]) -> bytes:
     """(gap, pack, slot, count) as columns."""
     return b"".join(struct.pack(f"<{len(rows)}I", *column) for column in zip(*rows, strict=True))
+
+
+def olds(*rows: tuple[int, int, int, int, int]) -> bytes:
+    """(pack, slot, count, old pack, old slot) as columns, after the only old pack."""
+    columns = (struct.pack(f"<{len(rows)}I", *column) for column in zip(*rows, strict=True))
+    return struct.pack("<I32s", 1, b"o" * 32) + b"".join(columns)
 
 
 def test_what_the_tables_below_change_is_sound() -> None:
@@ -100,6 +115,14 @@ LIES = {
     "another block size": (sections(HEAD=struct.pack("<QII", 3, 512, REGION)), "blocks of 512"),
     "a file too large": (sections(HEAD=struct.pack("<QII", 1 << 62, BLOCK, REGION)), "bytes"),
     "a short head": (sections(HEAD=b"\0" * 8), "HEAD section has a wrong size"),
+    "old blocks without a pack": (sections(olds=b""), "olds section has a wrong size"),
+    "more old packs than there is room for": (sections(olds=b"\xff" * 40), "olds section has a wrong size"),
+    "half a row of old blocks": (sections(olds=olds() + b"\0" * 4), "wrong size"),
+    "old blocks of a pack that is not there": (sections(olds=olds((1, 0, 1, 0, 0))), "of pack 1"),
+    "old blocks beyond the pack": (sections(olds=olds((0, 2, 2, 0, 0))), "takes 2 blocks from 2 of pack 0"),
+    "old blocks of an old pack that is not there": (sections(olds=olds((0, 0, 1, 1, 0))), "for older ones"),
+    "old blocks beyond any old pack": (sections(olds=olds((0, 0, 2, 0, 2047))), "for older ones"),
+    "no old blocks": (sections(olds=olds((0, 0, 0, 0, 0))), "takes 0 blocks"),
     "a section from the future that must be understood": (sections(NEWS=b"x"), "does not know"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from kiosk.model.manifest import Artifact
 from kiosk.store import repack
 from kiosk.store.fetch import Seed, fetch
-from kiosk.store.index import load
+from kiosk.store.index import encode, load
 from kiosk.store.repack import COLD, DEAD, Share, choose, to_forget
 from tests.store.files import Repository, content
 
@@ -89,7 +90,26 @@ def test_hardly_used_packs_are_given_up_and_the_file_is_the_same(
     assert (tmp_path / "cold").read_bytes() == content(numbers, b"short")
     assert first.index is not None
     report = fetch(second, tmp_path / "warm", repository.store, [Seed(tmp_path / "a", first.index)])
-    assert report.bytes_reused == 2048 * 4096, "re-stored blocks look new to a host"
+    assert report.bytes_reused == len(numbers) * 4096, (
+        "the index says which old blocks the re-stored ones are"
+    )
+    assert report.requests == 3, "two indexes, and a pack of one block"
+
+
+def test_an_index_that_lies_about_what_was_stored_again_costs_the_regions_it_spoils(
+    repository: Repository, tmp_path: Path
+) -> None:
+    first = repository.publish("a", content(range(1, 5000)))
+    numbers = [*range(1, 300), *range(1025, 3073)]
+    second = repository.publish("b", content(numbers))
+    assert first.index is not None and second.index is not None
+    index = load(repository.store, second.index)
+    lies = tuple(m._replace(old_slot=m.old_slot + 1) for m in index.moved)
+    assert lies
+    lying = second.model_copy(update={"index": repository.store.write(encode(replace(index, moved=lies)))})
+    report = fetch(lying, tmp_path / "warm", repository.store, [Seed(tmp_path / "a", first.index)])
+    assert (tmp_path / "warm").read_bytes() == content(numbers)
+    assert report.regions_repaired == 2
 
 
 def test_what_was_stored_again_is_found_by_the_next_version(repository: Repository) -> None:
