@@ -15,7 +15,7 @@ from pathlib import Path
 from kiosk import files
 from kiosk.config import Settings
 from kiosk.errors import CorruptError
-from kiosk.model.manifest import Artifact, Manifest, Object
+from kiosk.model.manifest import Manifest, Object
 from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.publish import SUMS_FROM
 from kiosk.store import cut, wire
@@ -28,22 +28,14 @@ LEVELS = (3, 1, 2, *range(4, 13))
 """zstd levels to try, the usual one first: another kiosk may have stored the pack with another."""
 
 
-def built_artifacts(
-    settings: Settings, manifests: Sequence[Manifest]
-) -> Iterator[tuple[Manifest, str, Path, Artifact]]:
-    """The published files whose built folder still has them, in the size that was published."""
+def built_files(settings: Settings, manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, str, Path]]:
+    """The published files, by manifest and name, whose built folder still has them in the size that was published."""
     for manifest in manifests:
         folder = settings.images / manifest.ref.base / manifest.version
         for name, artifact in manifest.artifacts.items():
             path = folder / artifact.file
             if path.is_file() and path.stat().st_size == artifact.size:
-                yield manifest, name, path, artifact
-
-
-def built_files(settings: Settings, manifests: Sequence[Manifest]) -> Iterator[tuple[Path, Artifact]]:
-    """The same, without what they belong to."""
-    for _, _, path, artifact in built_artifacts(settings, manifests):
-        yield path, artifact
+                yield manifest, name, path
 
 
 def pack(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> bytes | None:
@@ -55,10 +47,11 @@ def pack(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> b
     store = DirectoryStore(settings.repository)
     blocks: dict[int, bytes] = {}
     count = 0
-    for path, artifact in built_files(settings, manifests):
-        assert artifact.index is not None
+    for manifest, name, path in built_files(settings, manifests):
+        wanted_index = manifest.artifacts[name].index
+        assert wanted_index is not None
         try:
-            index = load(store, artifact.index)
+            index = load(store, wanted_index)
         except (MissingObject, CorruptError):
             continue
         number = next((n for n, p in enumerate(index.packs) if p.object.digest == wanted.digest), None)
@@ -114,11 +107,12 @@ def _sealed(blocks: dict[int, bytes], wanted: Object) -> bytes | None:
 def index(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> bytes | None:
     """An index's stored bytes, by cutting the file again with what is known; None where that gives another.
 
-    Nothing is stored and nothing remembered: the objects that come of it are dropped, and so is the copy of
-    the known blocks.
+    It gives the same where no block was stored again in this file, and none of its blocks since. Nothing is stored
+    and nothing remembered: the objects that come of it are dropped, and so is the copy of the known blocks.
     """
     memory = settings.repository.with_name("known-blocks.sqlite")
-    for manifest, name, path, artifact in built_artifacts(settings, manifests):
+    for manifest, name, path in built_files(settings, manifests):
+        artifact = manifest.artifacts[name]
         if artifact.index != wanted or not memory.exists():
             continue
         with files.scratch(settings.home / "repair") as folder:
@@ -126,13 +120,10 @@ def index(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> 
             trial = _Trial(settings.repository, wanted)
             with KnownBlocks(folder / "known.sqlite") as known:
                 try:
+                    tree = hash_tree(manifest, name, path)
+                    with_sums = artifact.size >= SUMS_FROM
                     cut.publish_file(
-                        path,
-                        trial,
-                        known,
-                        digest=artifact.digest,
-                        tree=hash_tree(manifest, name, path),
-                        with_sums=artifact.size >= SUMS_FROM,
+                        path, trial, known, digest=artifact.digest, tree=tree, with_sums=with_sums
                     )
                 except CorruptError:
                     continue  # the built file is not any more what was published
