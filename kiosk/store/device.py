@@ -69,6 +69,7 @@ class Device(Partial):
                 hint="Make it larger (lvextend), or name another device. Nothing was written.",
             )
         self.found = True
+        self.itself = os.fdopen(self.fd, "rb", buffering=0, closefd=False)
         return self
 
     def __exit__(
@@ -100,7 +101,9 @@ class Device(Partial):
         super().write(data, block)
 
     def copy(self, source: int, start: int, block: int, count: int) -> None:
-        """Copies blocks in place."""
+        """Copies blocks in place; those of the device itself that stand there already are left alone."""
+        if source == self.fd and start == block:
+            return
         self._touched = True
         super().copy(source, start, block, count)
 

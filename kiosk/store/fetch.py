@@ -151,17 +151,25 @@ def _open_seeds(seeds: Sequence[Seed], source: ObjectSource, stack: ExitStack) -
 
 
 def _cheapest(
-    index: Index, wanted: bytes, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource
+    index: Index,
+    wanted: bytes,
+    artifact: Artifact,
+    usable: Sequence[_Usable],
+    itself: BinaryIO | None,
+    source: ObjectSource,
 ) -> _Way:
-    """The way that moves the fewest bytes. A difference is looked at only where it promises to be shorter, and
+    """The way that moves the fewest bytes, with what stands in the target `itself` where it can tell. A difference is looked at only where it promises to be shorter, and
     files of which nothing is known only for what packs would have to bring."""
     held = [u.held for u in usable if u.held is not None]
     files = [u.file for u in usable if u.held is not None]
     todo = plan.make(index, wanted, held)
-    for one in usable:
-        if one.held is None and (found := foreign.search(one.file, index, todo, source)) is not None:
+    looks = [(one.file, foreign.search) for one in usable if one.held is None]
+    if itself is not None:
+        looks.insert(0, (itself, foreign.standing))
+    for file, look in looks:
+        if (found := look(file, index, todo, source)) is not None:
             held.append(plan.Held.by(found))
-            files.append(one.file)
+            files.append(file)
             todo = plan.make(index, wanted, held)
     best = _Way(todo, tuple(files))
     least = todo.moved
@@ -192,7 +200,9 @@ def _make(
             if partial.holds(index, region):
                 wanted[region] = 0
         partial.prepare(index, bytes(wanted))
-    way = _cheapest(index, bytes(wanted), artifact, usable, source)
+    way = _cheapest(index, bytes(wanted), artifact, usable, partial.itself, source)
+    # what was right in the target
+    work.reused += sum(index.runs.count) - way.todo.reused - way.todo.downloaded
     digest = work.fill(way.todo, bytes(wanted), way.seeds, way.base)
     if digest == artifact.digest:
         return way, 0

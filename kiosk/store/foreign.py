@@ -84,49 +84,75 @@ def search(file: BinaryIO, index: Index, todo: plan.Plan, source: ObjectSource) 
     return Index(size, index.packs, b"", runs) if runs else None
 
 
-def _table(index: Index, todo: plan.Plan, source: ObjectSource) -> Table | None:
-    """The blocks that would be downloaded and whose sums are worth fetching."""
+def standing(file: BinaryIO, index: Index, todo: plan.Plan, source: ObjectSource) -> Index | None:
+    """An index of those blocks that the plan would download and that stand in `file`, the target itself,
+    where they belong: whatever is written around them, they stay what they are."""
+    runs, room = Runs(), TABLE
+    for group, numbers in _worth(index, todo):
+        for number, found in _sums(index, group, numbers, source):
+            for to, slot, length in todo.packs.pieces(number):
+                if (room := room - length) >= 0:
+                    _compare(file.fileno(), found, to, number, slot, length, runs)
+    return Index(index.size, index.packs, b"", runs) if runs else None
+
+
+def _compare(fd: int, found: memoryview, to: int, number: int, slot: int, length: int, runs: Runs) -> None:
+    """Adds those of the blocks from `to` on that have the sums of a pack's slots."""
+    try:
+        data = os.pread(fd, length * BLOCK, to * BLOCK)
+    except OSError as e:
+        log.warning("%d bytes can't be read at %d: %s", length * BLOCK, to * BLOCK, e.strerror)
+        return
+    view = memoryview(data.ljust(length * BLOCK, b"\0"))
+    for i in range(length):
+        digest = hashlib.sha256(view[i * BLOCK : (i + 1) * BLOCK]).digest()
+        at = sums.BYTES * (slot + i)
+        if digest[: sums.BYTES] == found[at : at + sums.BYTES]:
+            runs.append(to + i, number, slot + i, 1)
+
+
+def _worth(index: Index, todo: plan.Plan) -> list[tuple[int, list[int]]]:
+    """The sums objects that are small beside the packs that would be downloaded, and those packs' numbers."""
     groups: dict[int, list[int]] = {}
     for number in todo.packs.order if index.sums.objects else ():
         if index.sums.of_pack[number] != NO_SUMS:
             groups.setdefault(index.sums.of_pack[number], []).append(number)
-    worth = [
-        group
+    return [
+        (group, numbers)
         for group, numbers in groups.items()
         if WORTH * index.sums.objects[group].size <= sum(index.packs[n].object.size for n in numbers)
     ]
-    blocks = sum(p.length for group in worth for n in groups[group] for p in todo.packs.pieces(n))
-    if not blocks:
-        return None
-    table, room = Table(min(blocks, TABLE)), TABLE
-    for group in worth:
-        room -= _add(table, index, todo, group, groups[group], source, room)
-    return table
 
 
-def _add(
-    table: Table,
-    index: Index,
-    todo: plan.Plan,
-    group: int,
-    numbers: list[int],
-    source: ObjectSource,
-    room: int,
-) -> int:
-    """Puts what is wanted of one sums object's packs into the table; how many blocks, at most `room`."""
+def _sums(
+    index: Index, group: int, numbers: list[int], source: ObjectSource
+) -> Iterator[tuple[int, memoryview]]:
+    """The sums of these packs, as far as their object can be had and is sound."""
     wanted = {index.packs[n].object.digest: n for n in numbers}
     packs = {digest: index.packs[n] for digest, n in wanted.items()}
-    named, added = index.sums.objects[group], 0
+    named = index.sums.objects[group]
     try:
         for digest, found in sums.decode(source.read(named), packs, named.digest):
-            number = wanted[digest]
-            for _, slot, length in todo.packs.pieces(number):
-                for at in range(slot, slot + min(length, room - added)):
-                    table.add(_KEY.unpack_from(found, sums.BYTES * at)[0], number * PACK_BLOCKS + at)
-                added += min(length, room - added)
+            yield wanted[digest], found
     except (MissingObject, CorruptError) as e:
         log.warning("sums are not used: %s", e)
-    return added
+
+
+def _table(index: Index, todo: plan.Plan, source: ObjectSource) -> Table | None:
+    """The blocks that would be downloaded and whose sums are worth fetching."""
+    worth = _worth(index, todo)
+    room = min(TABLE, sum(p.length for _, numbers in worth for n in numbers for p in todo.packs.pieces(n)))
+    if not room:
+        return None
+    table = Table(room)
+    for group, numbers in worth:
+        for number, found in _sums(index, group, numbers, source):
+            for _, slot, length in todo.packs.pieces(number):
+                taken = min(length, room)
+                room -= taken
+                for at in range(slot, slot + taken):
+                    table.add(_KEY.unpack_from(found, sums.BYTES * at)[0], number * PACK_BLOCKS + at)
+    return table
 
 
 def _scan(fd: int, size: int, table: Table) -> Runs:

@@ -118,7 +118,7 @@ class Tree:
         end = self.data + self.blocks
         per_region = REGION // BLOCK
         return (
-            self.blocks > 0
+            self.blocks > 1  # a single block has no tree
             and end <= blocks
             and (end - 1) // per_region < self.at // per_region
             and self.place.stop <= blocks

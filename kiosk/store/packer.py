@@ -134,7 +134,7 @@ class Packer:
 
     def _store_sums(self, table: list[Pack]) -> None:
         """Stores the sums of the new packs."""
-        new = sorted(self._sums, key=lambda number: self._numbers[number])
+        new = sorted((n for n in self._sums if n in self._numbers), key=lambda n: self._numbers[n])
         for at in range(0, len(new), sums.PACKS):
             some = new[at : at + sums.PACKS]
             rows = [(table[self._numbers[n]].object.digest, bytes(self._sums[n])) for n in some]

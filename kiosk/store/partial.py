@@ -15,7 +15,7 @@ import os
 import struct
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from kiosk import files
 from kiosk.errors import BusyError
@@ -44,6 +44,8 @@ class Partial:
 
     keeps_index = True
     """Whether the index is kept beside the target."""
+    itself: BinaryIO | None = None
+    """The target as a file that may hold blocks of an older version in their places, where it is written in place."""
 
     def __init__(self, target: Path, size: int) -> None:
         self.target = target

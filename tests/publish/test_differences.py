@@ -189,7 +189,7 @@ def lie(found: difference.Difference, **changes: object) -> difference.Differenc
 )
 def test_lists_that_lie_are_refused(two: Two, what: str, says: str) -> None:
     found, index = two.groups(), load(two.repository.store, two.index(two.new))
-    pack, slot, count = found.groups[0].yields[0]
+    pack, slot, _ = found.groups[0].yields[0]
     size = index.packs[pack].blocks
     lies = {
         "a reference outside the old file": lie(found, reference=((found.base_blocks, 1),)),

@@ -93,6 +93,28 @@ def test_an_older_file_is_copied_to_it(repository: Repository, device: Maker, tm
     assert held(target, new.size) == content(NEW)
 
 
+@pytest.mark.parametrize("changed_since", [False, True])
+def test_with_sums_single_blocks_that_stand_are_kept(
+    repository: Repository, device: Maker, changed_since: bool
+) -> None:
+    """One block in each region is new: no region is as it was, and nearly all blocks are."""
+    old = publish(repository, "old", content(OLD))
+    numbers = [9000 + n if n % 200 == 7 else n for n in OLD]
+    new = publish(repository, "new", content(numbers))
+    target = device(new.size)
+    fetch(old, target, repository.store)
+    if changed_since:
+        with target.open("r+b") as f:
+            f.seek(5 * BLOCK)
+            f.write(b"changed")
+    report = fetch(new, target, repository.store)
+    assert held(target, new.size) == content(numbers)
+    assert (
+        report.requests == 4 + changed_since
+    )  # index, two sums, the new pack, and the old one of that block
+    assert report.bytes_reused >= (len(OLD) - 15 - 1) * BLOCK
+
+
 def test_named_as_its_own_seed_it_is_right_all_the_same(repository: Repository, device: Maker) -> None:
     """Blocks are copied from places that are written over meanwhile."""
     numbers = [n for n in OLD if n % 300 > 5]

@@ -53,7 +53,7 @@ def blocks_of(disk: Path, tree: Tree) -> list[bytes]:
     return [data[tree.data * BLOCK : (tree.data + tree.blocks) * BLOCK]]
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 127, 128, 129, 1000])
+@pytest.mark.parametrize("blocks", [2, 127, 128, 129, 1000])
 def test_the_tree_is_the_one_that_veritysetup_writes(tmp_path: Path, blocks: int) -> None:
     disk, tree, root = formatted(tmp_path, blocks)
     data = disk.read_bytes()
@@ -145,7 +145,7 @@ def test_any_tree_that_is_read_lies_in_the_file_and_behind_its_data(
     except CorruptError:
         return
     assert found == tree
-    assert 0 < tree.blocks
+    assert tree.blocks > 1
     assert (tree.data + tree.blocks - 1) // 256 < tree.at // 256
     assert tree.place.stop <= 3000
 
