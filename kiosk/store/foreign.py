@@ -31,6 +31,7 @@ TABLE = 1 << 22
 WORTH = 4
 """Sums are fetched where the packs that they may save are so many times larger."""
 PROBES = 64
+SAMPLES = 64
 CHUNK = 1 << 22
 ZERO = bytes(BLOCK)
 _TAKEN = 0xFFFFFFFF
@@ -89,11 +90,19 @@ def standing(file: BinaryIO, index: Index, todo: plan.Plan, source: ObjectSource
     where they belong: whatever is written around them, they stay what they are."""
     runs, room = Runs(), TABLE
     for group, numbers in _worth(index, todo):
+        if not _any_data(file.fileno(), todo, numbers):
+            continue
         for number, found in _sums(index, group, numbers, source):
             for to, slot, length in todo.packs.pieces(number):
                 if (room := room - length) >= 0:
                     _compare(file.fileno(), found, to, number, slot, length, runs)
     return Index(index.size, index.packs, b"", runs) if runs else None
+
+
+def _any_data(fd: int, todo: plan.Plan, numbers: list[int]) -> bool:
+    """Whether any of some places where packs belong has data: a new volume is not worth sums."""
+    places = (next(todo.pieces(n)).to for n in numbers[:: -(-len(numbers) // SAMPLES)])
+    return any(os.pread(fd, BLOCK, to * BLOCK).strip(b"\0") for to in places)
 
 
 def _compare(fd: int, found: memoryview, to: int, number: int, slot: int, length: int, runs: Runs) -> None:

@@ -115,6 +115,13 @@ def test_with_sums_single_blocks_that_stand_are_kept(
     assert report.bytes_reused >= (len(OLD) - 15 - 1) * BLOCK
 
 
+def test_sums_are_not_fetched_for_an_empty_device(repository: Repository, device: Maker) -> None:
+    artifact = publish(repository, "a", content(OLD))
+    target = device(artifact.size)
+    target.write_bytes(bytes(artifact.size))
+    assert fetch(artifact, target, repository.store).requests == 1 + 3
+
+
 def test_named_as_its_own_seed_it_is_right_all_the_same(repository: Repository, device: Maker) -> None:
     """Blocks are copied from places that are written over meanwhile."""
     numbers = [n for n in OLD if n % 300 > 5]
