@@ -158,8 +158,11 @@ def _cheapest(
     itself: BinaryIO | None,
     source: ObjectSource,
 ) -> _Way:
-    """The way that moves the fewest bytes, with what stands in the target `itself` where it can tell. A difference is looked at only where it promises to be shorter, and
-    files of which nothing is known only for what packs would have to bring."""
+    """The way that moves the fewest bytes, with what stands in the target `itself` where it can tell.
+
+    A difference is looked at only where it promises to be shorter, and files of which nothing is known only for
+    what packs would have to bring.
+    """
     held = [u.held for u in usable if u.held is not None]
     files = [u.file for u in usable if u.held is not None]
     todo = plan.make(index, wanted, held)

@@ -46,7 +46,7 @@ def sound(draw: st.DrawFn) -> Index:
         moved.append(Moved(number, slot, length, old, draw(st.integers(0, 2048 - length))))
     size = max(0, end * BLOCK + draw(st.integers(-BLOCK + 1 if end else 0, 3 * REGION)))
     regions = random.Random(size).randbytes(32 * -(-size // REGION))
-    return Index(size, packs, regions, runs, None, tuple(moved))
+    return Index(size, packs, regions, runs, moved=tuple(moved))
 
 
 @settings(max_examples=60, deadline=None)
