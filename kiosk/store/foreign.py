@@ -101,7 +101,7 @@ def standing(file: BinaryIO, index: Index, todo: plan.Plan, source: ObjectSource
 
 def _any_data(fd: int, todo: plan.Plan, numbers: list[int]) -> bool:
     """Whether any of some places where packs belong has data: a new volume is not worth sums."""
-    places = (next(todo.pieces(n)).to for n in numbers[:: -(-len(numbers) // SAMPLES)])
+    places = (next(todo.packs.pieces(n)).to for n in numbers[:: -(-len(numbers) // SAMPLES)])
     return any(os.pread(fd, BLOCK, to * BLOCK).strip(b"\0") for to in places)
 
 
