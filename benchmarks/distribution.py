@@ -243,7 +243,8 @@ def _run(given: argparse.Namespace) -> int:
         for kind in chosen:
             rows.append(measure(kind, given.home.resolve(), folder / kind.__name__, server))
             _say(f"{kind.name}: {rows[-1].failed or 'done'}")
-    found = document(rows, facts, about, began)
+            found = document(rows, facts, about, began)
+            files.write(given.home / "so-far.json", json.dumps(found, indent=2).encode())
     if output is not None:
         files.write(output, (json.dumps(found, indent=2) + "\n").encode())
     if output == RESULTS:

@@ -58,33 +58,42 @@ def build(home: Path = HOME) -> dict[str, object]:
     sandbox.require_root("building the benchmark's images")
     home.mkdir(parents=True, exist_ok=True)
     ready = home / "READY"
+    steps: dict[str, Callable[[Path, Path], None]] = {
+        "v1": _golden,
+        "quiet": _quiet_day,
+        "heavy": _updates,
+        "rebuilt": _rebuilt,
+    }
     with files.locked(home / "lock", what="the benchmark's images"):
-        steps: dict[str, Callable[[Path, Path], None]] = {
-            "v1": _golden,
-            "quiet": _quiet_day,
-            "heavy": _updates,
-            "rebuilt": _rebuilt,
-        }
-        for name in NAMES:
-            image = home / f"{name}.raw"
-            if image.exists():
-                continue
-            ready.unlink(missing_ok=True)
-            _say(f"building {image}")
-            new = home / f".{name}.raw.new"
-            new.unlink(missing_ok=True)
-            try:
-                steps[name](home, new)
-                run(["e2fsck", "-f", "-n", new], timeout=HOUR)
-                files.write(home / f"{name}.sha256", f"{files.sha256(new)}\n".encode())
-                new.rename(image)
-            finally:
-                new.unlink(missing_ok=True)
-                sandbox.unmount_below(home)
-        if not ready.exists():
-            files.write(ready, (json.dumps(_facts(home), indent=2) + "\n").encode())
+        sandbox.unmount_below(home)  # what a killed run left
+        try:
+            if not (home / "v1.raw").exists():  # the others are of one v1
+                for old in home.glob("*.raw"):
+                    old.unlink()
+            for name in NAMES:
+                image = home / f"{name}.raw"
+                if not image.exists():
+                    ready.unlink(missing_ok=True)
+                    _say(f"building {image}")
+                    _build(home, image, steps[name])
+            if not ready.exists():
+                files.write(ready, (json.dumps(_facts(home), indent=2) + "\n").encode())
+        finally:
+            sandbox.unmount_below(home)
     found: dict[str, object] = json.loads(ready.read_bytes())
     return found
+
+
+def _build(home: Path, image: Path, make: Callable[[Path, Path], None]) -> None:
+    new = home / f".{image.name}.new"
+    new.unlink(missing_ok=True)
+    try:
+        make(home, new)
+        run(["e2fsck", "-f", "-n", new], timeout=HOUR)
+        files.write(image.with_suffix(".sha256"), f"{files.sha256(new)}\n".encode())
+        new.rename(image)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _golden(home: Path, image: Path) -> None:
