@@ -37,12 +37,12 @@ TOOLS: tuple[type[tools.Tool], ...] = (
     tools.WholeZstd,
     tools.PatchFrom,
     tools.Casync,
-    tools.Zchunk,
     tools.Zsync,
     tools.Rsync,
     archives.Restic,
     archives.Borg,
     archives.BorgFixed,
+    tools.Zchunk,  # last: it takes the longest
 )
 UPDATES = images.NAMES[1:]
 RESULTS = Path(__file__).parent / "results" / "distribution.json"

@@ -33,7 +33,7 @@ def draw(results: Mapping[str, Any], target: Path) -> None:
                 _one(axes, at, row, update)
             axes.set_xscale("log")
             axes.set_xlim(1, 2500)
-            axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000 MB"])
+            axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_title(title, fontsize=10, loc="left", color=INK)
             axes.tick_params(length=0, colors=INK)
@@ -46,7 +46,9 @@ def draw(results: Mapping[str, Any], target: Path) -> None:
             if label.get_text().startswith("kiosk"):
                 label.set(color=OURS, fontweight="bold")
         figure.supxlabel(
-            "moved to a host that holds the version before (less is better)", fontsize=9, color=INK
+            "MB moved to a host that holds the version before (less is better; logarithmic)",
+            fontsize=9,
+            color=INK,
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, format="svg", metadata={"Date": None})
