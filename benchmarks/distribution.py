@@ -27,7 +27,7 @@ from benchmarks.measure import Step, warm
 from benchmarks.server import Server, Traffic, nginx
 from kiosk import files
 from kiosk.build import sandbox
-from kiosk.cli.common import emit, say, table
+from kiosk.cli.common import emit, guard, say, table
 from kiosk.errors import KioskError, MissingToolError, UsageError
 from kiosk.run import CommandError, run, tool
 
@@ -215,19 +215,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--output", type=Path, help="where the results go (a whole run: results/)")
     given = parser.parse_args()
-    try:
-        return _run(given)
-    except KioskError as e:
-        print(f"benchmarks: {e}", file=sys.stderr)
-        return e.exit_code
+    return guard(lambda: _run(given))
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace) -> None:
     sandbox.require_root("building the benchmark's images")
     chosen = [kind for kind in TOOLS if not given.only or kind.name in given.only]
     unknown = set(given.only or []) - {kind.name for kind in TOOLS}
     if unknown:
-        names = ", ".join(kind.name for kind in TOOLS)
+        names = ", ".join(f'"{kind.name}"' for kind in TOOLS)
         raise UsageError(f"there is no row {sorted(unknown)[0]!r}", hint=f"There are: {names}.")
     tool("time")
     output = given.output or (None if given.only else RESULTS)
@@ -257,7 +253,6 @@ def _run(given: argparse.Namespace) -> int:
         show(rows)
         say()
         goals.show(found["goals"])
-    return 0
 
 
 def _say(text: str) -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 from benchmarks.node import write_day
 from kiosk import files
 from kiosk.build import mirrors, sandbox
-from kiosk.errors import KioskError
+from kiosk.cli.common import emit, guard
 from kiosk.run import run, stream
 
 HOME = Path("/var/tmp/kiosk-bench")  # noqa: S108
@@ -313,12 +313,8 @@ def main() -> int:
     """Builds the images from the command line."""
     parser = argparse.ArgumentParser(description="Build the images that the benchmarks measure.")
     parser.add_argument("--home", type=Path, default=HOME, help=f"where they stand (default {HOME})")
-    try:
-        print(json.dumps(build(parser.parse_args().home), indent=2))
-    except KioskError as e:
-        print(f"benchmarks: {e}", file=sys.stderr)
-        return e.exit_code
-    return 0
+    home = parser.parse_args().home
+    return guard(lambda: emit(build(home)))
 
 
 if __name__ == "__main__":
