@@ -7,7 +7,9 @@ export DEBIAN_FRONTEND := noninteractive
 APT := python3-venv ca-certificates binutils cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools \
        ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd systemd-boot-efi tar xz-utils zstd
 
-.PHONY: help demo test test-fast check apt clean
+BENCH := borgbackup casync curl nginx-light restic rsync time zchunk zsync
+
+.PHONY: help demo test test-fast check bench apt clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,6 +29,11 @@ check: $(VENV)/ready ## Style, types, and the direction of imports
 	@echo "==> ruff, mypy, import-linter"
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check -q . && $(VENV)/bin/mypy && \
 	 $(VENV)/bin/lint-imports --no-cache | tail -n 6
+
+bench: APT += $(BENCH)
+bench: apt $(VENV)/ready ## Compare distribution with other tools (about an hour, 40 GB of disk)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@$(SUDO) $(VENV)/bin/python -m benchmarks.distribution
 
 apt:
 	@missing=$$(for p in $(APT); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
