@@ -16,24 +16,33 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kiosk import files
+from kiosk.config import Settings
 from kiosk.errors import KioskError
 from kiosk.model.manifest import Artifact
+from kiosk.publish import differ
 from kiosk.store.api import DirectoryStore, HttpStore
 from kiosk.store.cut import publish_file
 from kiosk.store.fetch import Seed, fetch
+from kiosk.store.index import load
 from kiosk.store.known import KnownBlocks
 
-DIFFERENCES = False
-"""Whether this version of kiosk makes differences; while it does not, their row says so."""
+OLDEST = "v1.raw"
+"""The version that hosts hold, and that differences lead from."""
 
 
 def publish(folder: Path, image: Path, *, differences: bool) -> None:
     """Publishes an image as the publisher does; with `differences` also against v1, where that pays."""
-    assert DIFFERENCES or not differences
     digest = digest_of(image)
+    store = DirectoryStore(folder / "repository")
+    before = read(folder, OLDEST) if _artifact(folder, OLDEST).exists() else None
+    older = load(store, before.index) if before and before.index else None
     with KnownBlocks(folder / "known.sqlite") as known:
-        index = publish_file(image, DirectoryStore(folder / "repository"), known, digest=digest)
+        index = publish_file(image, store, known, digest=digest, older=older, with_sums=True)
     artifact = Artifact(file=image.name, size=image.stat().st_size, digest=digest, index=index)
+    if differences and before and older:
+        base = differ.Older(image.with_name(OLDEST), before.digest, older)
+        made = differ.make(image, load(store, index), base, store, seconds=Settings().difference_seconds)
+        artifact = artifact.model_copy(update={"differences": (made,) if made else ()})
     files.write(_artifact(folder, image.name), artifact.to_json())
 
 
@@ -41,9 +50,8 @@ def get(folder: Path, url: str, image: str, target: Path, seeds: list[tuple[Path
     """Makes `target` the published image, from `url` and the older files that the host holds."""
     held = []
     for path, name in seeds:
-        index = read(folder, name).index
-        assert index is not None
-        held.append(Seed(path, index))
+        artifact = read(folder, name)
+        held.append(Seed(path, artifact.index, artifact.digest))
     with HttpStore(url) as source:
         report = fetch(read(folder, image), target, source, held)
     print(json.dumps(asdict(report)))
