@@ -36,6 +36,7 @@ from kiosk import files
 from kiosk.build import mirrors, sandbox
 from kiosk.cli.common import emit, guard
 from kiosk.run import run, stream
+from kiosk.store.regions import digests
 
 HOME = Path("/var/tmp/kiosk-bench")  # noqa: S108
 NAMES = ("v1", "quiet", "heavy", "rebuilt")
@@ -90,7 +91,8 @@ def _build(home: Path, image: Path, make: Callable[[Path, Path], None]) -> None:
     try:
         make(home, new)
         run(["e2fsck", "-f", "-n", new], timeout=HOUR)
-        files.write(image.with_suffix(".sha256"), f"{files.sha256(new)}\n".encode())
+        for suffix, digest in zip((".sha256", ".regions"), digests(new), strict=True):
+            files.write(image.with_suffix(suffix), f"{digest}\n".encode())
         new.rename(image)
     finally:
         new.unlink(missing_ok=True)

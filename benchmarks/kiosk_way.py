@@ -25,6 +25,7 @@ from kiosk.store.cut import publish_file
 from kiosk.store.fetch import Seed, fetch
 from kiosk.store.index import load
 from kiosk.store.known import KnownBlocks
+from kiosk.store.older import Older
 
 OLDEST = "v1.raw"
 """The version that hosts hold, and that differences lead from."""
@@ -36,8 +37,11 @@ def publish(folder: Path, image: Path, *, differences: bool) -> None:
     store = DirectoryStore(folder / "repository")
     before = read(folder, OLDEST) if _artifact(folder, OLDEST).exists() else None
     older = load(store, before.index) if before and before.index else None
+    like = Older(older, image.with_name(OLDEST)) if older else None
     with KnownBlocks(folder / "known.sqlite") as known:
-        index = publish_file(image, store, known, digest=digest, older=older, with_sums=True)
+        index = publish_file(
+            image, store, known, digest=digest, regions=regions_of(image), older=like, with_sums=True
+        )
     artifact = Artifact(file=image.name, size=image.stat().st_size, digest=digest, index=index)
     if differences and before and older:
         base = differ.Older(image.with_name(OLDEST), before.digest, older)
@@ -66,6 +70,11 @@ def read(folder: Path, image: str) -> Artifact:
 def digest_of(image: Path) -> str:
     """The image's digest, as the build that made it wrote it down beside it."""
     return image.with_suffix(".sha256").read_text().strip()
+
+
+def regions_of(image: Path) -> str:
+    """The digest of its regions' digests, which a build writes down in the same pass."""
+    return image.with_suffix(".regions").read_text().strip()
 
 
 def _artifact(folder: Path, image: str) -> Path:

@@ -18,13 +18,14 @@ from kiosk.build.book import Book, Entry
 from kiosk.build.trees import Forest, Tree, recipe_digest
 from kiosk.config import Settings
 from kiosk.errors import BuildError, NotFoundError, StorageError, UsageError
-from kiosk.files import fsync_dir, locked, scratch, sha256, storage_errors
+from kiosk.files import fsync_dir, locked, scratch, storage_errors
 from kiosk.model.base import Digest
 from kiosk.model.census import write_files
 from kiosk.model.manifest import Artifact, ImageManifest, Source
 from kiosk.model.names import Version
 from kiosk.progress import bar
 from kiosk.run import CommandError, run, tool
+from kiosk.store.regions import digests
 
 NEEDED = (
     "debootstrap",
@@ -297,4 +298,5 @@ def _json(path: Path, value: object) -> None:
 def _artifact(path: Path) -> Artifact:
     if not path.is_file():
         raise BuildError("an artifact was not made", where=str(path))
-    return Artifact(file=path.name, size=path.stat().st_size, digest=sha256(path))
+    digest, regions = digests(path)
+    return Artifact(file=path.name, size=path.stat().st_size, digest=digest, regions=regions)

@@ -37,11 +37,13 @@ class Difference(Document):
 
 class Artifact(Document):
     """A file of a version: its name in the version's folder, size in bytes, digest, and, once published,
-    the object that holds the index from which a store rebuilds it, and differences to older files."""
+    the object that holds the index from which a store rebuilds it, and differences to older files. `regions` is
+    the digest of its regions' digests (docs/format.md): who made `digest` in the same pass has vouched for both."""
 
     file: FileName
     size: Size
     digest: Digest
+    regions: Digest | None = None
     index: Object | None = None
     differences: Annotated[tuple[Difference, ...], Field(max_length=16)] = ()
 

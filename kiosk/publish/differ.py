@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from kiosk.log import logger
 from kiosk.model.manifest import Difference
 from kiosk.publish import pairing
 from kiosk.store import difference, plan
-from kiosk.store.index import BLOCK, REGION, Index, Runs
+from kiosk.store.index import BLOCK, REGION, Index, Runs, digest_of
 from kiosk.store.objects import ObjectStore, named
 
 log = logger(__name__)
@@ -139,7 +138,7 @@ class _Reference:
     def _is_good(self, region: int) -> bool:
         if region not in self._good:
             data = os.pread(self._fd, min(REGION, self._index.size - region * REGION), region * REGION)
-            self._good[region] = hashlib.sha256(data).digest() == self._index.region_digest(region)
+            self._good[region] = digest_of(data) == self._index.region_digest(region)
         return self._good[region]
 
 

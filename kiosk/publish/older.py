@@ -35,6 +35,11 @@ class Before:
     artifact: Artifact
     index: Index
 
+    def built(self, settings: Settings) -> Path | None:
+        """The built file, where it is still there (its bytes are looked at by whoever uses them)."""
+        path = settings.images / self.manifest.ref.base / str(self.manifest.ref.version) / self.artifact.file
+        return path if path.is_file() and path.stat().st_size == self.artifact.size else None
+
 
 def before(store: DirectoryStore, manifests: Sequence[Manifest], name: str) -> list[Before]:
     """What older versions, newest first, have under an artifact's name."""
@@ -80,8 +85,7 @@ def differences(
 
 @contextlib.contextmanager
 def _file(settings: Settings, one: Before, store: DirectoryStore) -> Iterator[Path]:
-    built = settings.images / one.manifest.ref.base / str(one.manifest.ref.version) / one.artifact.file
-    if built.is_file() and built.stat().st_size == one.artifact.size:
+    if (built := one.built(settings)) is not None:
         yield built
         return
     with scratch(settings.home / "scratch", prefix="older-") as folder:

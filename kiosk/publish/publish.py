@@ -25,9 +25,10 @@ from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.older import before, differences
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
-from kiosk.store.index import Index, Tree
+from kiosk.store.index import Tree
 from kiosk.store.known import KnownBlocks, rebuild
 from kiosk.store.objects import named
+from kiosk.store.older import Older
 from kiosk.trust.names import served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
@@ -104,9 +105,9 @@ def publish(
             indexed, stored = {}, []
             for name, artifact in manifest.artifacts.items():
                 older = before(store, recent, name)
-                index = older[0].index if older else None
+                like = Older(older[0].index, older[0].built(settings)) if older else None
                 tree = hash_tree(manifest, name, folder / artifact.file)
-                made, one = store_artifact(folder, name, artifact, store, known, index, tree, progress.update)
+                made, one = store_artifact(folder, name, artifact, store, known, like, tree, progress.update)
                 extra = differences(
                     settings, folder / artifact.file, made, older[: settings.differences], store
                 )
@@ -149,7 +150,7 @@ def store_artifact(
     artifact: Artifact,
     store: Counting,
     known: KnownBlocks,
-    older: Index | None,
+    older: Older | None,
     tree: Tree | None,
     progress: Callable[[int], object],
 ) -> tuple[Artifact, StoredArtifact]:
@@ -162,6 +163,7 @@ def store_artifact(
             known,
             progress,
             digest=artifact.digest,
+            regions=artifact.regions,
             older=older,
             tree=tree,
             with_sums=artifact.size >= SUMS_FROM,

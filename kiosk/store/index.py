@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import blake3
+
 from kiosk.errors import CorruptError, UsageError
 from kiosk.model.manifest import Object
 from kiosk.store import columns, sections, wire
@@ -29,6 +31,8 @@ MAX_CONTENT = 64 << 20
 MAX_STORED = 32 << 20
 MAX_SUMS = 16 << 20
 """The most bytes of a sums object's content (see kiosk.store.sums)."""
+REGION_DIGEST = 16
+"""Bytes of a region's digest."""
 LEVEL = 9
 
 _HEAD = struct.Struct("<QII")
@@ -164,8 +168,14 @@ class Index:
         return -(-self.size // REGION)
 
     def region_digest(self, region: int) -> bytes:
-        """The SHA-256 of a region's bytes."""
-        return self.regions[32 * region : 32 * region + 32]
+        """The digest of a region's bytes (see `digest_of`)."""
+        return self.regions[REGION_DIGEST * region : REGION_DIGEST * (region + 1)]
+
+
+def digest_of(region: bytes | memoryview) -> bytes:
+    """A region's digest: BLAKE3, which several times as fast as SHA-256 tells whether local data is right. The
+    file's SHA-256 has the last word."""
+    return blake3.blake3(region).digest(REGION_DIGEST)
 
 
 def encode(index: Index) -> bytes:
@@ -201,7 +211,7 @@ def decode(stored: bytes, where: str) -> Index:
         raise CorruptError(f"has blocks of {block}, regions of {region}, a file of {size} bytes", where=where)
     packs = _decode_packs(found[b"PACK"], where)
     regions = bytes(found[b"RGNS"])
-    if len(regions) != 32 * -(-size // REGION):
+    if len(regions) != REGION_DIGEST * -(-size // REGION):
         raise CorruptError("has not one digest for each region", where=where)
     runs = _decode_runs(found[b"RUNS"], packs, -(-size // BLOCK), where)
     tree = _decode_tree(found[b"VRTY"], -(-size // BLOCK), where) if b"VRTY" in found else None

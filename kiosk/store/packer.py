@@ -6,7 +6,6 @@ before `finish` returns; nothing is remembered before `remember`.
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import os
 import threading
@@ -18,9 +17,7 @@ from kiosk.store.index import (
     BLOCK,
     NO_SUMS,
     PACK_BLOCKS,
-    REGION,
     WITHOUT_SUMS,
-    Index,
     Moved,
     Pack,
     Runs,
@@ -28,6 +25,7 @@ from kiosk.store.index import (
 )
 from kiosk.store.known import KnownBlocks, Place
 from kiosk.store.objects import ObjectStore
+from kiosk.store.older import REGION_BLOCKS, Older
 
 PACK = 1024
 """Blocks in a full pack: 4 MiB."""
@@ -35,20 +33,19 @@ LEVEL = 3
 RECENT = 100_000
 """New blocks held in memory before they go to the file of known blocks."""
 ZERO = bytes(BLOCK)
-REGION_BLOCKS = REGION // BLOCK
 
 
 class Packer:
     """Finds each block a place: one that is known, or one in a new pack; none for blocks that readers compute."""
 
     def __init__(
-        self, store: ObjectStore, known: KnownBlocks, older: Index | None = None, computed: range = range(0)
+        self, store: ObjectStore, known: KnownBlocks, older: Older | None = None, computed: range = range(0)
     ) -> None:
         self._computed = computed
         self._store = store
         self._known = known
         self._older = older
-        self._older_packs = known.numbers([p.object.digest for p in older.packs]) if older else []
+        self._older_packs = known.numbers([p.object.digest for p in older.index.packs]) if older else []
         self.runs = Runs()
         self.moved: list[Moved] = []
         self._table: list[Pack | Future[Pack]] = []
@@ -70,50 +67,57 @@ class Packer:
 
     def again(self, region: int, digest: bytes) -> bool:
         """Places the blocks of a region as in the older file, if it is the same there and can be used."""
-        if self._older is None or self._older.region_digest(region) != digest:
+        if self._older is None or self._older.index.region_digest(region) != digest:
             return False
-        runs = self._older.runs
         begin, end = region * REGION_BLOCKS, (region + 1) * REGION_BLOCKS
         if self._computed.start < end and begin < self._computed.stop:
             return False
-        first = max(0, bisect.bisect_right(runs.to, begin) - 1)
         placed = []
-        for i in range(first, bisect.bisect_left(runs.to, end)):
-            to, pack, slot, count = runs[i]
-            skip = max(0, begin - to)
-            count = min(to + count, end) - to - skip
+        for to, pack, slot, count in self._older.runs(region):
             number = self._older_packs[pack]
-            if count > 0:
-                if number is None or not self._usable(number):
-                    return False
-                placed.append((to + skip, self._numbers[number], slot + skip, count))
+            if number is None or not self._usable(number):
+                return False
+            placed.append((to, self._numbers[number], slot, count))
         for run in placed:
             self.runs.append(*run)
         return True
 
-    def region(self, number: int, data: bytes) -> None:
-        """Places the blocks of one region, one by one."""
+    def region(self, number: int, data: bytes, before: bytes | None = None) -> None:
+        """Places the blocks of one region, one by one. `before` are the older file's bytes there."""
         to = number * REGION_BLOCKS
-        digests: list[bytes | None] = []
-        blocks: list[bytes] = []
-        for at in range(0, len(data), BLOCK):
-            if data.startswith(ZERO, at) or to + at // BLOCK in self._computed:
-                block, digest = b"", None
-            else:
-                block = data[at : at + BLOCK]
-                if len(block) < BLOCK:
-                    block = block.ljust(BLOCK, b"\0")
-                digest = None if block == ZERO else hashlib.sha256(block).digest()
-            blocks.append(block)
-            digests.append(digest)
-        places = self._places([d for d in dict.fromkeys(digests) if d is not None])
-        for i, digest in enumerate(digests):
-            if digest is None:
+        places = self._as_before(number, data, before) if before is not None else {}
+        digests: dict[int, bytes] = {}
+        for i, at in enumerate(range(0, len(data), BLOCK)):
+            if i in places or data.startswith(ZERO, at) or to + i in self._computed:
                 continue
-            place = places.get(digest)
+            block = _block(data, at)
+            if block != ZERO:
+                digests[i] = hashlib.sha256(block).digest()
+        found = self._places(list(dict.fromkeys(digests.values())))
+        for i in sorted([*places, *digests]):
+            place = places.get(i) or found.get(digests[i])
             if place is None:
-                place = places[digest] = self._recent[digest] = self._store_block(blocks[i], digest)
+                digest = digests[i]
+                place = found[digest] = self._recent[digest] = self._store_block(
+                    _block(data, i * BLOCK), digest
+                )
             self.runs.append(to + i, self._numbers[place[0]], place[1], 1)
+
+    def _as_before(self, region: int, data: bytes, before: bytes) -> dict[int, Place]:
+        """The places of those blocks of a region that are the same in the older file, by their number in it."""
+        found: dict[int, Place] = {}
+        assert self._older is not None
+        begin = region * REGION_BLOCKS
+        for to, pack, slot, count in self._older.runs(region):
+            number = self._older_packs[pack]
+            if number is None or not self._usable(number):
+                continue
+            for i in range(count):
+                at = (to - begin + i) * BLOCK
+                same = data[at : at + BLOCK] == before[at : at + BLOCK]
+                if same and to + i not in self._computed:
+                    found[to - begin + i] = (number, slot + i)
+        return found
 
     def finish(self, fd: int, *, with_sums: bool) -> tuple[tuple[Pack, ...], Sums]:
         """Closes the last pack, and repacks where that pays; the table of packs, all of them stored, and the sums
@@ -265,3 +269,8 @@ def _seal(store: ObjectStore, blocks: list[bytes]) -> Pack:
     """Compresses a pack and stores it."""
     stored = wire.seal(wire.PACK, b"".join(blocks), level=LEVEL)
     return Pack(store.write(stored), len(blocks))
+
+
+def _block(data: bytes, at: int) -> bytes:
+    """A block of a region; one that is not full is filled up with zeros."""
+    return data[at : at + BLOCK].ljust(BLOCK, b"\0")

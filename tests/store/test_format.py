@@ -15,7 +15,20 @@ from hypothesis import strategies as st
 from kiosk.errors import CorruptError, UsageError
 from kiosk.model.manifest import Object
 from kiosk.store import sums, wire
-from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, Moved, Pack, Runs, decode, encode, load
+from kiosk.store.index import (
+    BLOCK,
+    MAX_STORED,
+    REGION,
+    REGION_DIGEST,
+    Index,
+    Moved,
+    Pack,
+    Runs,
+    decode,
+    digest_of,
+    encode,
+    load,
+)
 from kiosk.store.known import block_digests
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -45,7 +58,7 @@ def sound(draw: st.DrawFn) -> Index:
         old = f"sha256:{draw(st.integers(0, 3)):064x}"
         moved.append(Moved(number, slot, length, old, draw(st.integers(0, 2048 - length))))
     size = max(0, end * BLOCK + draw(st.integers(-BLOCK + 1 if end else 0, 3 * REGION)))
-    regions = random.Random(size).randbytes(32 * -(-size // REGION))
+    regions = random.Random(size).randbytes(REGION_DIGEST * -(-size // REGION))
     return Index(size, packs, regions, runs, moved=tuple(moved))
 
 
@@ -65,7 +78,7 @@ def sections(size: int = 3 * BLOCK, runs: bytes | None = None, **other: bytes) -
     return {
         "HEAD": struct.pack("<QII", size, BLOCK, REGION),
         "PACK": struct.pack("<32sII", b"p" * 32, 5000, 3),
-        "RGNS": b"r" * (32 * -(-size // REGION)),
+        "RGNS": b"r" * (REGION_DIGEST * -(-size // REGION)),
         "RUNS": one_run if runs is None else runs,
         **other,
     }
@@ -111,7 +124,7 @@ LIES = {
     ),
     "a pack twice": (sections(PACK=struct.pack("<32sII", b"p" * 32, 5000, 3) * 2), "names a pack twice"),
     "too few regions": (sections(RGNS=b""), "not one digest for each region"),
-    "too many regions": (sections(RGNS=b"r" * 64), "not one digest for each region"),
+    "too many regions": (sections(RGNS=b"r" * 2 * REGION_DIGEST), "not one digest for each region"),
     "another block size": (sections(HEAD=struct.pack("<QII", 3, 512, REGION)), "blocks of 512"),
     "a file too large": (sections(HEAD=struct.pack("<QII", 1 << 62, BLOCK, REGION)), "bytes"),
     "a short head": (sections(HEAD=b"\0" * 8), "HEAD section has a wrong size"),
@@ -248,7 +261,7 @@ def test_the_index_of_a_scattered_image_stays_below_a_thousandth() -> None:
         to += count
     size = 2_000_000_000
     assert to * BLOCK < size
-    index = Index(size, packs, r.randbytes(32 * -(-size // REGION)), scattered)
+    index = Index(size, packs, r.randbytes(REGION_DIGEST * -(-size // REGION)), scattered)
     assert len(encode(index)) < size / 1000
 
 
@@ -267,3 +280,4 @@ def test_the_published_vectors_read_as_the_format_says() -> None:
     for to, _, slot, length in index.runs:
         made[to * BLOCK : (to + length) * BLOCK] = content[slot * BLOCK : (slot + length) * BLOCK]
     assert bytes(made[: index.size]) == file
+    assert index.regions == digest_of(file)

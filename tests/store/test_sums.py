@@ -240,7 +240,7 @@ def test_an_index_with_sums_reads_back_as_written() -> None:
     named = Object(digest="sha256:" + "ab" * 32, size=900)
     runs = Runs()
     runs.append(0, 2, 5, 7)
-    index = Index(7 * BLOCK, packs, bytes(32), runs, sums=Sums((named,), [0, NO_SUMS, 0]))
+    index = Index(7 * BLOCK, packs, bytes(REGION_DIGEST), runs, sums=Sums((named,), [0, NO_SUMS, 0]))
     read = decode(encode(index), "here")
     assert read.sums.objects == (named,)
     assert list(read.sums.of_pack) == [0, NO_SUMS, 0]

@@ -18,7 +18,7 @@ from kiosk.model.manifest import Artifact
 from kiosk.store import verity
 from kiosk.store.cut import publish_file
 from kiosk.store.fetch import fetch
-from kiosk.store.index import BLOCK, Index, Runs, Tree, decode, encode, load
+from kiosk.store.index import BLOCK, REGION_DIGEST, Index, Runs, Tree, decode, encode, load
 from kiosk.store.known import KnownBlocks
 from kiosk.store.partial import index_file
 from tests.store.files import Repository
@@ -139,7 +139,7 @@ def test_any_tree_that_is_read_lies_in_the_file_and_behind_its_data(
 ) -> None:
     """Else a reader might wait for ever for one before the other, or write outside."""
     tree = Tree(data, min(blocks, (1 << 32) - 1), at, salt)
-    index = Index(3000 * BLOCK, (), bytes(32 * 12), Runs(), tree)
+    index = Index(3000 * BLOCK, (), bytes(REGION_DIGEST * 12), Runs(), tree)
     try:
         found = decode(encode(index), "here").tree
     except CorruptError:
@@ -151,6 +151,6 @@ def test_any_tree_that_is_read_lies_in_the_file_and_behind_its_data(
 
 
 def test_a_section_of_another_size_is_refused() -> None:
-    index = Index(3000 * BLOCK, (), bytes(32 * 12), Runs(), Tree(0, 10, 2000, bytes(257)))
+    index = Index(3000 * BLOCK, (), bytes(REGION_DIGEST * 12), Runs(), Tree(0, 10, 2000, bytes(257)))
     with pytest.raises(CorruptError, match="VRTY"):
         decode(encode(index), "here")
