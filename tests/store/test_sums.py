@@ -18,7 +18,7 @@ from kiosk.model.manifest import Artifact, Object
 from kiosk.store import foreign, sums, wire
 from kiosk.store.cut import publish_file
 from kiosk.store.fetch import FetchReport, Seed, fetch
-from kiosk.store.index import NO_SUMS, Index, Pack, Runs, Sums, decode, encode, load
+from kiosk.store.index import NO_SUMS, REGION_DIGEST, Index, Pack, Runs, Sums, decode, encode, load
 from kiosk.store.known import KnownBlocks, rebuild
 from tests.store.files import BLOCK, Repository, content
 from tests.store.test_fetch import Counting, indexed
