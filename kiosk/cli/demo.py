@@ -246,13 +246,15 @@ def sync(demo: Demo, hypervisor: dict[str, str], title: str, *, first: bool) -> 
         words = ["sync", "--json", *(["--root", str(demo.home / "root.json")] if first else [])]
         done = json.loads(demo.do(hypervisor, *words, capture=True))
         table(
-            ["name", "version", "state", "size#", "moved#", "already here#", "requests#"],
+            ["name", "version", "state", "size#", "moved#", "by", "already here#", "requests#"],
             [
-                (r["name"], r["version"], r["state"], size(r["size"]), size(r["moved"]), size(r["reused"]),
-                 r["requests"])
+                (r["name"], r["version"], r["state"], size(r["size"]), size(r["moved"]),
+                 " and ".join(sorted(set(r["ways"].values()))), size(r["reused"]), r["requests"])
                 for r in done["results"]
             ],
         )  # fmt: skip
+        if not first:
+            demo.do(hypervisor, "diff", IMAGE)
         facts.append(f"{size(done['moved'])} moved in {done['requests']} requests")
 
 

@@ -41,6 +41,7 @@ def stats(ctx: typer.Context, json: Json = False) -> None:
         ("  packs", found.packs, common.size(found.pack_bytes)),
         ("    of that used by no version", "", f"{common.size(found.dead_bytes)} ({share:.0%})"),
         ("  indexes", found.indexes, common.size(found.index_bytes)),
+        ("  differences and sums", found.helpers, common.size(found.helper_bytes)),
         ("  named by no version", found.unnamed, common.size(found.unnamed_bytes)),
     ]
     table(["", "number#", "size#"], rows)

@@ -28,7 +28,8 @@ MANIFEST_LIMIT = 1 << 22
 class Stats(Document):
     """`versions`, their files and those files' bytes; the objects in the store; those that no version names
     (a publish that was interrupted, or a version that was withdrawn). `dead_bytes` of the packs belong to
-    blocks that no version uses, in packs that are needed for others."""
+    blocks that no version uses, in packs that are needed for others. `helpers` are what only shortens ways: groups
+    and lists of differences, and sums."""
 
     versions: int
     files: int
@@ -40,6 +41,8 @@ class Stats(Document):
     packs: int
     pack_bytes: int
     dead_bytes: int
+    helpers: int
+    helper_bytes: int
     unnamed: int
     unnamed_bytes: int
 
@@ -84,9 +87,12 @@ def stats(repository: Path, versions: Sequence[Manifest] | None = None) -> Stats
     files = [a for m in versions for a in m.artifacts.values()]
     named_indexes = {a.index.digest for a in files if a.index}
     faults: list[tuple[str, str]] = []
-    named_packs = set(users(store, versions, faults)) - named_indexes
+    named = set(users(store, versions, faults))
     readable = [i for i in usage.indexes(versions) if i.digest not in dict(faults) and store.has(i)]
-    unnamed = set(sizes) - named_indexes - named_packs
+    shares = usage.shares(store, readable)
+    packs = set(shares)
+    helpers = named - named_indexes - packs
+    unnamed = set(sizes) - named
 
     def total(digests: set[str]) -> int:
         return sum(sizes.get(d, 0) for d in digests)
@@ -99,9 +105,11 @@ def stats(repository: Path, versions: Sequence[Manifest] | None = None) -> Stats
         object_bytes=sum(sizes.values()),
         indexes=len(named_indexes & set(sizes)),
         index_bytes=total(named_indexes),
-        packs=len(named_packs & set(sizes)),
-        pack_bytes=total(named_packs),
-        dead_bytes=dead_bytes(usage.shares(store, readable).values()),
+        packs=len(packs & set(sizes)),
+        pack_bytes=total(packs),
+        dead_bytes=dead_bytes(shares.values()),
+        helpers=len(helpers & set(sizes)),
+        helper_bytes=total(helpers),
         unnamed=len(unnamed),
         unnamed_bytes=total(unnamed),
     )

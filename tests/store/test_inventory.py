@@ -68,6 +68,8 @@ def test_stats_count_what_is_there(repository: Repository, published: tuple[Arti
         "packs": 3,
         "pack_bytes": found["pack_bytes"],
         "dead_bytes": 0,
+        "helpers": 0,
+        "helper_bytes": 0,
         "unnamed": 1,
         "unnamed_bytes": 38,
     }
