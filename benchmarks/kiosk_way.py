@@ -42,7 +42,9 @@ def publish(folder: Path, image: Path, *, differences: bool) -> None:
         index = publish_file(
             image, store, known, digest=digest, regions=regions_of(image), older=like, with_sums=True
         )
-    artifact = Artifact(file=image.name, size=image.stat().st_size, digest=digest, index=index)
+    artifact = Artifact(
+        file=image.name, size=image.stat().st_size, digest=digest, regions=regions_of(image), index=index
+    )
     if differences and before and older:
         base = differ.Older(image.with_name(OLDEST), before.digest, older)
         made = differ.make(image, load(store, index), base, store, seconds=Settings().difference_seconds)

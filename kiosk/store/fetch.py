@@ -3,6 +3,8 @@
 * The target appears complete, on disk, and with the artifact's digest, or not at all. A block device is
   written in place; it is complete when `fetch` has returned.
 * Killed at any point, the next call goes on from the regions that are whole in the unfinished file.
+* It is right when the digests of its regions are the index's, and their digest the manifest's `regions`; where a
+  manifest has none, when its SHA-256 is the manifest's.
 * A local file that lies (it was changed, or its index is of another file) costs the download of the regions
   it spoiled, nothing else. Wrong data from the source itself is a CorruptError.
 * Memory is bounded by the number of workers, not by the file.
@@ -26,6 +28,7 @@ from kiosk.store.device import Device, is_device
 from kiosk.store.index import BLOCK, MAX_STORED, REGION, Index, decode
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, check, quiet
 from kiosk.store.partial import Partial, index_file
+from kiosk.store.regions import digest_of_regions
 from kiosk.store.work import Base, Metered, Work
 
 log = logger(__name__)
@@ -79,10 +82,12 @@ def fetch(
         raise CorruptError(
             f"its index makes {index.size} bytes instead of {artifact.size}", where=artifact.file
         )
+    if artifact.regions is not None and digest_of_regions(index.regions) != artifact.regions:
+        raise CorruptError("its index is of a file with other regions", where=artifact.file)
     with files.storage_errors(target), ExitStack() as stack:
         kind = Device if is_device(target) else Partial
         partial = stack.enter_context(kind(target, index.size))
-        work = Work(index, partial, metered, workers, progress)
+        work = Work(index, partial, metered, workers, progress, whole=artifact.regions is None)
         try:
             chosen, repaired = _make(work, artifact, _open_seeds(seeds, metered, stack), metered)
             if partial.keeps_index:
@@ -194,8 +199,8 @@ def _cheapest(
 def _make(
     work: Work, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource
 ) -> tuple[_Way, int]:
-    """Fills the unfinished file until its digest is right. Returns the way taken, and how many regions had to
-    be fetched anew."""
+    """Fills the unfinished file until it is right. Returns the way taken, and how many regions had to be fetched
+    anew."""
     index, partial = work.index, work.partial
     wanted = bytearray(b"\1" * index.region_count)
     if partial.found:
@@ -206,21 +211,19 @@ def _make(
     way = _cheapest(index, bytes(wanted), artifact, usable, partial.itself, source)
     # what was right in the target
     work.reused += sum(index.runs.count) - way.todo.reused - way.todo.downloaded
-    digest = work.fill(way.todo, bytes(wanted), way.seeds, way.base)
-    if digest == artifact.digest:
-        return way, 0
-    wrong = bytes(0 if partial.holds(index, r) else 1 for r in range(index.region_count))
-    if not any(wrong):
+    filled = work.fill(way.todo, bytes(wanted), way.seeds, way.base)
+    repaired = sum(filled.wrong)
+    if repaired:
+        log.warning("%s: %d regions made from local files are wrong; fetching them", partial.target, repaired)
+        partial.prepare(index, filled.wrong)
+        filled = work.fill(plan.make(index, filled.wrong, ()), filled.wrong)
+    if any(filled.wrong):
+        at = filled.wrong.index(1) * REGION
         raise CorruptError(
-            f"its index makes the digest {digest} instead of {artifact.digest}", where=artifact.file
+            f"its objects make other bytes than its index says, first at {at}", where=artifact.file
         )
-    log.warning("%s: %d regions made from local files are wrong; fetching them", partial.target, sum(wrong))
-    partial.prepare(index, wrong)
-    digest = work.fill(plan.make(index, wrong, ()), wrong)
-    if digest != artifact.digest:
-        bad = next((r for r in range(index.region_count) if not partial.holds(index, r)), None)
-        place = "" if bad is None else f", first at byte {bad * REGION}"
+    if filled.digest is not None and filled.digest != artifact.digest:
         raise CorruptError(
-            f"its objects make the digest {digest} instead of {artifact.digest}{place}", where=artifact.file
+            f"its index makes the digest {filled.digest} instead of {artifact.digest}", where=artifact.file
         )
-    return way, sum(wrong)
+    return way, repaired

@@ -173,8 +173,8 @@ class Index:
 
 
 def digest_of(region: bytes | memoryview) -> bytes:
-    """A region's digest: BLAKE3, which several times as fast as SHA-256 tells whether local data is right. The
-    file's SHA-256 has the last word."""
+    """A region's digest: BLAKE3, which is several times as fast as SHA-256, in 128 bits: who would pass other bytes
+    off as a region needs a second preimage."""
     return blake3.blake3(region).digest(REGION_DIGEST)
 
 

@@ -1,4 +1,4 @@
-"""One fetch at work: copies and downloads run side by side, and the whole file is hashed behind them.
+"""One fetch at work: copies and downloads run side by side, and every region is checked behind them.
 
 Whatever ends it early, no thread of it writes any more when `fill` has returned.
 """
@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from kiosk.errors import CorruptError, StorageError
 from kiosk.log import logger
 from kiosk.model.manifest import Object
 from kiosk.store import difference, plan, verity, wire
 from kiosk.store.difference import Group
-from kiosk.store.index import BLOCK, REGION, Index, Pack, Run, Tree
+from kiosk.store.index import BLOCK, REGION, Index, Pack, Run, Tree, digest_of
 from kiosk.store.objects import MissingObject, ObjectSource, Progress
 from kiosk.store.partial import Partial
 
@@ -85,12 +85,20 @@ class Base:
         return b"".join(parts)
 
 
+class Filled(NamedTuple):
+    """For each region whether it is wrong (not 0), and the SHA-256 of the file, if it was wanted."""
+
+    wrong: bytes
+    digest: str | None
+
+
 Get = Callable[[], memoryview | None]
 Task = tuple[Get, list[plan.Piece]]
 
 
 class Work:
-    """One fetch: copies and downloads run side by side, and the whole file is hashed behind them."""
+    """One fetch: copies and downloads run side by side, and every region is checked behind them; with `whole`, the
+    SHA-256 of the file is taken as well."""
 
     def __init__(
         self,
@@ -99,8 +107,11 @@ class Work:
         source: ObjectSource,
         workers: int,
         progress: Progress,
+        *,
+        whole: bool,
     ) -> None:
         self.index = index
+        self._whole = whole
         self.partial = partial
         self.reused = 0
         self._source = source
@@ -113,10 +124,10 @@ class Work:
 
     def fill(
         self, todo: plan.Plan, wanted: bytes, seeds: Sequence[BinaryIO] = (), base: Base | None = None
-    ) -> str:
-        """Does what the plan says and returns the digest of the whole file. `seeds` are the files that the plan
-        copies from. A plan that uses groups of a difference needs its `base`; groups that can't be used leave
-        holes, which the digest tells."""
+    ) -> Filled:
+        """Does what the plan says and looks at all of the file. `seeds` are the files that the plan copies from.
+        A plan that uses groups of a difference needs its `base`; groups that can't be used leave holes, and their
+        regions are found wrong."""
         self._seeds = seeds
         self._room(todo)
         self._stop = threading.Event()
@@ -125,14 +136,14 @@ class Work:
         self._left = _writes_per_region([*todo.writes(), *computed], self.index.region_count)
         self._zero = bytes(1 if w and not n else 0 for w, n in zip(wanted, self._left, strict=True))
         with ThreadPoolExecutor(self._workers + COPIERS + 2, thread_name_prefix="kiosk-fetch") as pool:
-            digest = pool.submit(self._digest)
+            filled = pool.submit(self._look)
             steps, tasks = Shared(todo.steps()), Shared(self._tasks(todo, base))
             jobs = [pool.submit(self._copy_all, steps) for _ in range(COPIERS)]
             jobs += [pool.submit(self._download_all, tasks) for _ in range(self._workers)]
             if tree:
                 jobs.append(pool.submit(self._compute, tree))
             try:
-                everything: list[Future[Any]] = [digest, *jobs]
+                everything: list[Future[Any]] = [filled, *jobs]
                 wait(everything, return_when=FIRST_EXCEPTION)
                 for job in jobs:
                     if job.done():
@@ -142,7 +153,7 @@ class Work:
                     self._stop.set()
                     self._changed.notify_all()
         self.reused += todo.reused
-        return digest.result()
+        return filled.result()
 
     def _room(self, todo: plan.Plan) -> None:
         """Refuses at once what can't fit, before it fills the disk that running VMs write to."""
@@ -237,18 +248,22 @@ class Work:
                 self._changed.wait()
             return not self._stop.is_set()
 
-    def _digest(self) -> str:
+    def _look(self) -> Filled:
         """Hashes the file in order, each region as soon as nothing more will be written to it."""
         whole = hashlib.sha256()
+        wrong = bytearray(self.index.region_count)
         for region in range(self.index.region_count):
             if not self._complete(region):
-                return ""
+                break
             length = min(REGION, self.index.size - region * REGION)
-            whole.update(
+            data = (
                 memoryview(ZERO_REGION)[:length] if self._zero[region] else self.partial.read_region(region)
             )
+            wrong[region] = digest_of(data) != self.index.region_digest(region)
+            if self._whole:
+                whole.update(data)
             self._show(region * REGION + length)
-        return "sha256:" + whole.hexdigest()
+        return Filled(bytes(wrong), "sha256:" + whole.hexdigest() if self._whole else None)
 
     def _show(self, done: int) -> None:
         if done > self._shown:

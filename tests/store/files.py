@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiosk import files
 from kiosk.model.manifest import Artifact
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
 from kiosk.store.known import KnownBlocks
+from kiosk.store.regions import digests
 
 BLOCK = 4096
 
@@ -48,10 +48,11 @@ class Repository:
         return self.publish_path(path)
 
     def publish_path(self, path: Path) -> Artifact:
-        digest = files.sha256(path)
+        digest, regions = digests(path)
         with KnownBlocks(self.known) as known:
-            index = publish_file(path, self.store, known, digest=digest)
-        return Artifact(file=path.name, size=path.stat().st_size, digest=digest, index=index)
+            index = publish_file(path, self.store, known, regions=regions)
+        size = path.stat().st_size
+        return Artifact(file=path.name, size=size, digest=digest, regions=regions, index=index)
 
     def objects(self) -> set[str]:
         return {o.digest for o in self.store.objects()}

@@ -165,8 +165,11 @@ def test_an_index_of_another_file_never_becomes_the_target(repository: Repositor
     a = repository.publish("a", content([1, 2, 3]))
     b = repository.publish("b", content([1, 2, 4]))
     c = repository.publish("c", content([1, 2, 3, 4]))
-    with pytest.raises(CorruptError, match="its index makes the digest"):
+    with pytest.raises(CorruptError, match="its index is of a file with other regions"):
         fetch(a.model_copy(update={"index": b.index}), tmp_path / "x", repository.store)
+    with pytest.raises(CorruptError, match="its index makes the digest"):
+        fetch(a.model_copy(update={"index": b.index, "regions": None}), tmp_path / "x", repository.store)
+    assert fetch(a.model_copy(update={"regions": None}), tmp_path / "y", repository.store).bytes_moved
     with pytest.raises(CorruptError, match="makes 16384 bytes instead of 12288"):
         fetch(a.model_copy(update={"index": c.index}), tmp_path / "x", repository.store)
     with pytest.raises(UsageError, match="never published"):
