@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
@@ -67,6 +68,12 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             fsync_dir(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed writers of `path` left beside it. Only for who knows that no other writes it now."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        left.unlink(missing_ok=True)
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:

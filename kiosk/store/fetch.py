@@ -92,6 +92,7 @@ def fetch(
             chosen, repaired = _make(work, artifact, _open_seeds(seeds, metered, stack), metered)
             if partial.keeps_index:
                 files.write(index_file(target), stored)
+                files.remove_leftovers(index_file(target))  # nobody else has the unfinished file
             partial.finish()
         except (OSError, StorageError):
             partial.discard()  # a disk kept full would stop the VMs that run from it

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -108,9 +107,6 @@ def _fetch(
     if (before := local_seed(output)) is not None:
         older.insert(0, before)
     report = fetch(artifact, output, source, older, progress)
-    if not is_device(output):
-        for left in output.parent.glob(f".{glob.escape(index_file(output).name)}.*.new"):
-            left.unlink(missing_ok=True)  # of a call that was killed while it wrote the index
     return Output(report.bytes_moved, report.bytes_reused, report.requests)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from kiosk.config import Settings
 from kiosk.errors import Interrupted, KioskError, UsageError, VerificationError
-from kiosk.files import remove_tree, sha256, write
+from kiosk.files import remove_leftovers, remove_tree, sha256, write
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Manifest
 from kiosk.model.names import Ref, with_version
@@ -183,8 +183,9 @@ def fill(
             older = [*seeds(cache, ref, artifact.file), *map(Seed, named)]
             reports[artifact.file] = fetch(artifact, partial / artifact.file, source, older, progress.update)
     write(partial / "manifest.json", signed)
+    remove_leftovers(partial / "manifest.json")
     cache.install(ref, partial)
-    remove_leftovers(cache, ref)
+    remove_older(cache, ref)
     return reports
 
 
@@ -211,7 +212,7 @@ def seeds(cache: HostCache, ref: Ref, file: str) -> list[Seed]:
     return found
 
 
-def remove_leftovers(cache: HostCache, ref: Ref) -> None:
+def remove_older(cache: HostCache, ref: Ref) -> None:
     """Removes what interrupted runs left of older versions of the same name: nobody will complete them."""
     assert ref.version is not None
     prefix = cache.partial_folder(ref).name.rpartition("@")[0] + "@"
