@@ -18,13 +18,13 @@ from kiosk.errors import CorruptError
 from kiosk.model.manifest import Manifest, Object
 from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.publish import SUMS_FROM
-from kiosk.store import cut, wire
+from kiosk.store import cut, packer, wire
 from kiosk.store.api import DirectoryStore, MissingObject
 from kiosk.store.index import BLOCK, Index, load
 from kiosk.store.known import KnownBlocks
 from kiosk.store.objects import named
 
-LEVELS = (3, 1, 2, *range(4, 13))
+LEVELS = tuple(dict.fromkeys((packer.LEVEL, 3, *range(1, 13))))
 """zstd levels to try, the usual one first: another kiosk may have stored the pack with another."""
 
 

@@ -7,6 +7,7 @@ import re
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import requests
 from kiosk.errors import KioskError
 from kiosk.serve import squid, static
 from kiosk.store.api import HttpStore
-from kiosk.store.fetch import fetch
+from kiosk.store.fetch import Seed, fetch
 from kiosk.store.objects import path_of
 from tests.store.files import Repository, content
 
@@ -57,11 +58,13 @@ class Site:
                 f"{self.url}/{path}", proxies={"http": self.proxy}, headers=headers, timeout=20
             )
 
-    def results(self, path: str) -> list[str]:
-        """What Squid's log says of a path: TCP_MISS/200 and so on."""
+    def results(self, path: str, field: int = 3) -> list[str]:
+        """What Squid's log says of a path: TCP_MISS/200 and so on; another field: whence it came."""
         time.sleep(0.1)
         return [
-            line.split()[3] for line in self.log.read_text().splitlines() if line.split()[6].endswith(path)
+            line.split()[field]
+            for line in self.log.read_text().splitlines()
+            if line.split()[6].endswith(path)
         ]
 
 
@@ -136,6 +139,35 @@ def test_two_hosts_fetch_an_image_and_the_kiosk_sends_it_once(running: Site) -> 
             assert report.requests == 7
     objects = [a for a in running.origin.asked if artifact.index and "/objects/" in a]
     assert len(objects) == len(set(objects))
+
+
+def test_fifty_hosts_fetch_the_same_update_at_once_and_the_kiosk_sends_each_object_once(
+    running: Site,
+) -> None:
+    """Seen in the kiosk's log, and in Squid's own."""
+    folder = running.repository.folder
+    before = running.repository.publish("day-1", content(range(20_000, 22_000)))
+    after = running.repository.publish("day-2", content([*range(20_000, 21_000), *range(30_000, 32_500)]))
+    fetch(before, folder / "hosts" / "day-1", running.repository.store)
+    assert before.index
+    seed = Seed(folder / "hosts" / "day-1", before.index, before.digest)
+    running.origin.asked.clear()
+
+    def host(number: int) -> int:
+        with HttpStore(running.url, proxy=running.proxy) as source:
+            return fetch(after, folder / "hosts" / str(number), source, [seed], workers=2).requests
+
+    with ThreadPoolExecutor(50) as pool:
+        requests_made = list(pool.map(host, range(50)))
+    assert set(requests_made) == {4}  # the index and three packs
+    sent = Counter(running.origin.asked)
+    assert len(sent) == 4
+    assert set(sent.values()) == {1}
+    for path in sent:
+        assert [r for r in running.results(path) if not r.endswith("/200")] == []
+        whence = running.results(path, field=8)
+        assert len(whence) == 50
+        assert sum(not w.startswith("HIER_NONE") for w in whence) == 1, "the others came from the cache"
 
 
 def test_a_damaged_copy_in_the_cache_is_replaced(running: Site) -> None:
