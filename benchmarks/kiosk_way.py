@@ -19,7 +19,6 @@ from kiosk import files
 from kiosk.config import Settings
 from kiosk.errors import KioskError
 from kiosk.model.manifest import Artifact
-from kiosk.publish import differ
 from kiosk.store.api import DirectoryStore, HttpStore
 from kiosk.store.cut import publish_file
 from kiosk.store.fetch import Seed, fetch
@@ -46,6 +45,8 @@ def publish(folder: Path, image: Path, *, differences: bool) -> None:
         file=image.name, size=image.stat().st_size, digest=digest, regions=regions_of(image), index=index
     )
     if differences and before and older:
+        from kiosk.publish import differ  # takes its time to load
+
         base = differ.Older(image.with_name(OLDEST), before.digest, older)
         made = differ.make(image, load(store, index), base, store, seconds=Settings().difference_seconds)
         artifact = artifact.model_copy(update={"differences": (made,) if made else ()})

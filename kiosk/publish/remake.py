@@ -6,7 +6,6 @@ its digest is right, so nothing here needs to be trusted.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.publish import SUMS_FROM
 from kiosk.store import cut, packer, wire
 from kiosk.store.api import DirectoryStore, MissingObject
-from kiosk.store.index import BLOCK, Index, load
+from kiosk.store.index import BLOCK, Index, block_digest, load
 from kiosk.store.known import KnownBlocks
 from kiosk.store.objects import named
 
@@ -80,7 +79,7 @@ def _searched(wanted: Object, settings: Settings, have: dict[int, bytes]) -> Ite
             with path.open("rb") as f:
                 while missing and (data := f.read(BLOCK)):
                     block = data.ljust(BLOCK, b"\0")
-                    slot = missing.pop(hashlib.sha256(block).digest(), None)
+                    slot = missing.pop(block_digest(block), None)
                     if slot is not None:
                         yield slot, block
 

@@ -13,7 +13,6 @@ interpreted, no backing file is followed, and no tool is needed.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import struct
 from array import array
@@ -23,7 +22,7 @@ from typing import BinaryIO
 from kiosk.errors import CorruptError
 from kiosk.log import logger
 from kiosk.store import plan, sums
-from kiosk.store.index import BLOCK, MAX_FILE, NO_SUMS, PACK_BLOCKS, Index, Runs
+from kiosk.store.index import BLOCK, MAX_FILE, NO_SUMS, PACK_BLOCKS, Index, Runs, block_digest
 from kiosk.store.objects import MissingObject, ObjectSource
 
 TABLE = 1 << 22
@@ -114,7 +113,7 @@ def _compare(fd: int, found: memoryview, to: int, number: int, slot: int, length
         return
     view = memoryview(data.ljust(length * BLOCK, b"\0"))
     for i in range(length):
-        digest = hashlib.sha256(view[i * BLOCK : (i + 1) * BLOCK]).digest()
+        digest = block_digest(view[i * BLOCK : (i + 1) * BLOCK])
         at = sums.BYTES * (slot + i)
         if digest[: sums.BYTES] == found[at : at + sums.BYTES]:
             runs.append(to + i, number, slot + i, 1)
@@ -167,7 +166,7 @@ def _table(index: Index, todo: plan.Plan, source: ObjectSource) -> Table | None:
 def _scan(fd: int, size: int, table: Table) -> Runs:
     """Where the file has blocks of the table."""
     runs = Runs()
-    sha256, key_of, take = hashlib.sha256, _KEY.unpack_from, table.take
+    key_of, take = _KEY.unpack_from, table.take
     for start, data in _data(fd, size):
         view = memoryview(data)
         for at in range(0, len(data), BLOCK):
@@ -176,7 +175,7 @@ def _scan(fd: int, size: int, table: Table) -> Runs:
             block = view[at : at + BLOCK]
             if len(block) < BLOCK:
                 block = memoryview(bytes(block).ljust(BLOCK, b"\0"))
-            place = take(key_of(sha256(block).digest())[0])
+            place = take(key_of(block_digest(block))[0])
             if place is not None:
                 runs.append((start + at) // BLOCK, place // PACK_BLOCKS, place % PACK_BLOCKS, 1)
     return runs

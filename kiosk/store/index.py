@@ -178,6 +178,11 @@ def digest_of(region: bytes | memoryview) -> bytes:
     return blake3.blake3(region).digest(REGION_DIGEST)
 
 
+def block_digest(block: bytes | memoryview) -> bytes:
+    """By which a block is known again: BLAKE3, 32 bytes. Two different blocks never have the same."""
+    return blake3.blake3(block).digest()
+
+
 def encode(index: Index) -> bytes:
     """The stored bytes of an index. The same index gives the same bytes."""
     content = {

@@ -2,14 +2,13 @@
 
 It is a memory, not a truth: lost, it is made anew from the indexes and packs (`rebuild`) or starts empty, and
 then blocks are only stored once more; stale, it is asked whether each pack that it names is still in the
-store before anything refers to it. A block is known by its SHA-256, a pack by a number that is never reused.
-Nothing is remembered before `commit`, which comes after the packs are safely in the store.
+store before anything refers to it. A block is known by its digest (`index.block_digest`), a pack by a number
+that is never reused. Nothing is remembered before `commit`, which comes after the packs are safely in the store.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,12 +21,12 @@ from kiosk.errors import CorruptError, StorageError
 from kiosk.log import logger
 from kiosk.model.manifest import Object
 from kiosk.store import wire
-from kiosk.store.index import BLOCK, NO_SUMS, Pack, load
+from kiosk.store.index import BLOCK, NO_SUMS, Pack, block_digest, load
 from kiosk.store.objects import MissingObject, ObjectSource, Progress, quiet
 
 log = logger(__name__)
 
-VERSION = 1
+VERSION = 2
 BATCH = 256
 NOBODY = [b""] * BATCH
 FIND = f"SELECT digest, pack, slot FROM blocks WHERE digest IN ({','.join('?' * BATCH)})"  # noqa: S608 (only marks)
@@ -117,7 +116,7 @@ class KnownBlocks:
         return [known.get(d) for d in digests]
 
     def blocks_of(self, digest: str) -> dict[bytes, int]:
-        """The blocks known to be in a pack, given by its object's digest: each block's SHA-256 and its slot."""
+        """The blocks known to be in a pack, given by its object's digest: each block's digest and its slot."""
         query = "SELECT digest, slot FROM blocks WHERE pack IN (SELECT id FROM packs WHERE digest = ?)"
         with self._sound():
             return dict(self._db.execute(query, (digest,)).fetchall())
@@ -250,7 +249,7 @@ def _passing_over(kind: str, wanted: Object) -> Iterator[None]:
 
 
 def block_digests(content: bytes) -> Iterator[bytes]:
-    """The SHA-256 of each block of a pack's content."""
+    """The digest of each block of a pack's content."""
     view = memoryview(content)
     cuts = itertools.pairwise(range(0, len(content) + 1, BLOCK))
-    return (hashlib.sha256(view[a:b]).digest() for a, b in cuts)
+    return (block_digest(view[a:b]) for a, b in cuts)

@@ -6,23 +6,13 @@ before `finish` returns; nothing is remembered before `remember`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from kiosk.store import repack, sums, wire
-from kiosk.store.index import (
-    BLOCK,
-    NO_SUMS,
-    PACK_BLOCKS,
-    WITHOUT_SUMS,
-    Moved,
-    Pack,
-    Runs,
-    Sums,
-)
+from kiosk.store.index import BLOCK, NO_SUMS, PACK_BLOCKS, WITHOUT_SUMS, Moved, Pack, Runs, Sums, block_digest
 from kiosk.store.known import KnownBlocks, Place
 from kiosk.store.objects import ObjectStore
 from kiosk.store.older import REGION_BLOCKS, Older
@@ -31,6 +21,8 @@ PACK = 1024
 """Blocks in a full pack: 4 MiB."""
 LEVEL = 5
 """Half a second more for each 260 MB of new blocks than level 3, and 2 % fewer bytes."""
+WAITING = 4
+"""Workers more than cores: they wait for the disk to have what they wrote."""
 RECENT = 100_000
 """New blocks held in memory before they go to the file of known blocks."""
 ZERO = bytes(BLOCK)
@@ -55,7 +47,7 @@ class Packer:
         self._current: list[bytes] = []
         self._sums: dict[int, bytearray] = {}  # known number -> the sums of a new pack's blocks
         self._number = -1  # of the current pack, among the known ones
-        workers = max(2, os.cpu_count() or 2)
+        workers = (os.cpu_count() or 2) + WAITING
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kiosk-pack")
         self._storing: list[Future[Pack]] = []
         self._in_flight = threading.BoundedSemaphore(workers + 2)
@@ -87,21 +79,20 @@ class Packer:
         """Places the blocks of one region, one by one. `before` are the older file's bytes there."""
         to = number * REGION_BLOCKS
         places = self._as_before(number, data, before) if before is not None else {}
+        blocks: dict[int, bytes] = {}
         digests: dict[int, bytes] = {}
         for i, at in enumerate(range(0, len(data), BLOCK)):
             if i in places or data.startswith(ZERO, at) or to + i in self._computed:
                 continue
             block = _block(data, at)
             if block != ZERO:
-                digests[i] = hashlib.sha256(block).digest()
+                blocks[i], digests[i] = block, block_digest(block)
         found = self._places(list(dict.fromkeys(digests.values())))
         for i in sorted([*places, *digests]):
             place = places.get(i) or found.get(digests[i])
             if place is None:
                 digest = digests[i]
-                place = found[digest] = self._recent[digest] = self._store_block(
-                    _block(data, i * BLOCK), digest
-                )
+                place = found[digest] = self._recent[digest] = self._store_block(blocks[i], digest)
             self.runs.append(to + i, self._numbers[place[0]], place[1], 1)
 
     def _as_before(self, region: int, data: bytes, before: bytes) -> dict[int, Place]:
@@ -178,7 +169,7 @@ class Packer:
             for i in range(count):
                 if places[slot + i] < 0:
                     block = os.pread(fd, BLOCK, (to + i) * BLOCK).ljust(BLOCK, b"\0")
-                    digest = hashlib.sha256(block).digest()
+                    digest = block_digest(block)
                     place = self._recent[digest] = self._store_block(block, digest)
                     places[slot + i] = self._numbers[place[0]] * PACK_BLOCKS + place[1]
                     self._moved(self._numbers[place[0]], place[1], number, slot + i)

@@ -1,6 +1,6 @@
 """Sums: short digests of the blocks of packs, so that a file without an index can be searched for them.
 
-A sums object belongs to the packs that one publish wrote: 8 bytes a block, the first of its SHA-256. It is an
+A sums object belongs to the packs that one publish wrote: 8 bytes a block, the first of its BLAKE3 digest. It is an
 offer, not a truth: what it points to in a local file is copied, and the regions' digests then tell whether it
 was right. Every table that `decode` returns has exactly the packs and blocks that its index says.
 """
@@ -15,7 +15,7 @@ from kiosk.store import wire
 from kiosk.store.index import MAX_SUMS, PACK_BLOCKS, Pack
 
 BYTES = 8
-"""Bytes of each block's SHA-256."""
+"""Bytes of each block's digest."""
 PACKS = 512
 """The most packs in one object: 4 MiB of full ones as kiosk writes them."""
 LEVEL = 1

@@ -25,6 +25,8 @@ from kiosk.store.partial import Partial
 
 COPIERS = 1
 """One: two would wait for each other, a file has one writer at a time."""
+WRITEBACK = 8
+"""Regions that the kernel is told to put on disk at a time."""
 UNPACKERS = 4
 """Groups unpacked at a time: each takes up to 32 MiB."""
 ZERO_REGION = bytes(REGION)
@@ -263,6 +265,8 @@ class Work:
             if self._whole:
                 whole.update(data)
             self._show(region * REGION + length)
+            if region % WRITEBACK == WRITEBACK - 1:
+                self.partial.begin_writeback(region + 1 - WRITEBACK, region + 1)
         return Filled(bytes(wrong), "sha256:" + whole.hexdigest() if self._whole else None)
 
     def _show(self, done: int) -> None:
