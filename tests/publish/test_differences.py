@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from kiosk.config import Settings
 from kiosk.errors import CorruptError
 from kiosk.model.manifest import Artifact, Difference, Object
 from kiosk.publish import differ
 from kiosk.store import difference, wire
 from kiosk.store.fetch import FetchReport, Seed, fetch
 from kiosk.store.index import Index, load
+from kiosk.sync.sync import Result
+from tests.publish.large import publish_large
+from tests.simulators.published import ready
 from tests.store.files import Repository
 
 WORDS = [random.Random(n).randbytes(6) for n in range(3000)]
@@ -242,3 +246,27 @@ def test_an_older_file_that_changed_since_it_was_published_is_not_referred_to(
         two.repository.folder / "disk-2.raw", load(store, two.index(two.new)), older, store, seconds=1
     )
     assert made is None or two.fetch(made).regions_repaired == 0
+
+
+def test_hosts_several_versions_behind_have_differences_of_their_own(tmp_path: Path) -> None:
+    """Published with differences to the last two: one host is one behind, another two, a third has nothing."""
+    kiosk = ready(tmp_path)
+    kiosk.settings = kiosk.settings.model_copy(update={"difference_seconds": 0, "differences": 2})
+    hosts = [kiosk.hypervisor.model_copy(update={"home": tmp_path / name}) for name in ("two", "one", "none")]
+
+    def synced(host: Settings) -> Result:
+        kiosk.hypervisor = host
+        (done,) = kiosk.sync("worker").results
+        return done
+
+    publish_large(kiosk, 20)
+    synced(hosts[0])
+    publish_large(kiosk, 21)
+    synced(hosts[1])
+    shutil.rmtree(kiosk.settings.images / "worker" / "20")  # its bytes are still in the repository
+    last = publish_large(kiosk, 22)
+    (stored,) = [a for a in last.artifacts if a.name == "disk"]
+    assert len(stored.differences) == 2
+    results = [synced(host) for host in hosts]
+    assert [r.ways["disk.raw"] for r in results] == ["difference", "difference", "packs"]
+    assert max(r.moved for r in results[:2]) < results[2].moved / 10

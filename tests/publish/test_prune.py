@@ -12,8 +12,6 @@ import pytest
 
 from kiosk import clock
 from kiosk.errors import BusyError, CorruptError, KioskError, NotFoundError
-from kiosk.files import sha256
-from kiosk.model.manifest import Artifact, ImageManifest
 from kiosk.model.names import parse_ref
 from kiosk.publish import publish
 from kiosk.publish.prune import Pruned, prune
@@ -25,7 +23,8 @@ from kiosk.store.fetch import fetch
 from kiosk.store.needs import needs
 from kiosk.trust.client import TrustedRepository
 from tests.failures.interrupted import killed_at
-from tests.simulators.published import Kiosk, ask, build_image, bytes_of, ready
+from tests.publish.large import publish_large
+from tests.simulators.published import Kiosk, ask, build_image, ready
 
 DAY = timedelta(days=1)
 
@@ -293,21 +292,8 @@ def test_differences_stay_with_their_version_and_go_with_it(tmp_path: Path) -> N
     kiosk = ready(tmp_path)
     kiosk.settings = kiosk.settings.model_copy(update={"difference_seconds": 0})
 
-    def disk(version: int) -> bytes:
-        """17 MB that don't compress; each block of the first megabyte is a little different in each version."""
-        blocks = [bytearray(bytes_of(f"block-{i % 1000}", 4096)) for i in range(4200)]
-        for i, block in enumerate(blocks):
-            block[:8] = (i + (version << 32 if i < 256 else 0)).to_bytes(8, "little")
-        return b"".join(blocks)
-
     for version in (20, 21):
-        folder = build_image(kiosk.settings, version=str(version))
-        (folder / "disk.raw").write_bytes(disk(version))
-        made = ImageManifest.from_json((folder / "manifest.json").read_bytes(), where="")
-        file = Artifact(file="disk.raw", size=4200 * 4096, digest=sha256(folder / "disk.raw"))
-        manifest = made.model_copy(update={"artifacts": {**made.artifacts, "disk": file}})
-        (folder / "manifest.json").write_bytes(manifest.to_json())
-        publish(kiosk.settings, folder, ask)
+        publish_large(kiosk, version)
         if version == 20:
             assert kiosk.sync("worker").failure is None
     newest = listed(kiosk.settings)[0][-2]
