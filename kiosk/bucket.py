@@ -16,7 +16,7 @@ import base64
 import hashlib
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
@@ -35,6 +35,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from kiosk.config import S3Options
 from kiosk.errors import NetworkError, NotFoundError, UsageError
 
+MAX_KEYS = 10_000_000
 CHUNK = 1 << 16
 MULTIPART = 16 << 20
 """Bytes from which a file is sent in parts."""
@@ -135,12 +136,12 @@ class Bucket:
     def size(self, key: str) -> int | None:
         """The size of what is under a key in bytes, or None when there is nothing."""
         head = self._head(key)
-        return None if head is None else int(head["ContentLength"])
+        return None if head is None else self._length(key, head)
 
     def holds(self, key: str, data: bytes) -> bool:
         """Whether a key has these very bytes: by size and ETag, else (an ETag need not be a digest) by reading."""
         head = self._head(key)
-        if head is None or head["ContentLength"] != len(data):
+        if head is None or self._length(key, head) != len(data):
             return False
         if head.get("ETag", "").strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest():
             return True
@@ -164,19 +165,28 @@ class Bucket:
 
     def list(self, under: str) -> Iterator[tuple[str, int]]:
         """The keys that begin with `under`, and their sizes, by name; page by page."""
-        where = self.url(under)
+        where, keys = self.url(under), 0
         with self._errors(under):
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.name, Prefix=self.prefix + under):
                 if "Name" not in page:  # boto3 reads any page that is XML as an empty list
                     raise NetworkError("does not answer as S3 does (a page of another server?)", where=where)
                 for entry in page.get("Contents", ()):
-                    yield str(entry["Key"]).removeprefix(self.prefix), int(entry["Size"])
+                    key, size = str(entry.get("Key", "")), entry.get("Size")
+                    keys += 1
+                    if not key.startswith(self.prefix) or size is None or keys > MAX_KEYS:
+                        raise NetworkError("does not list its keys as S3 does", where=where)
+                    yield key.removeprefix(self.prefix), int(size)
 
     def remove(self, key: str) -> None:
         """Removes a key; one that is not there is fine."""
         with self._errors(key):
             self._client.delete_object(Bucket=self.name, Key=self.prefix + key)
+
+    def _length(self, key: str, head: Mapping[str, Any]) -> int:
+        if "ContentLength" not in head:
+            raise NetworkError("does not say how long it is, as S3 does", where=self.url(key))
+        return int(head["ContentLength"])
 
     def _head(self, key: str) -> dict[str, Any] | None:
         try:

@@ -110,8 +110,3 @@ def walk(root: Path) -> Iterator[Path]:
         yield Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
             yield from walk(Path(entry.path))
-
-
-def identity_free(path: Path) -> bool:
-    """Whether a path is one that mke2fs can copy: sockets belong to a running machine."""
-    return not stat.S_ISSOCK(path.lstat().st_mode)

@@ -18,7 +18,8 @@ from kiosk.errors import CorruptError
 BLOCK = 4096
 MAX_INODES = 8_000_000
 MAX_EXTENTS = 4_000_000
-MAX_DIRECTORY = 64 << 20
+MAX_DIRECTORIES = 1 << 18
+"""Blocks of all directories together: a gigabyte."""
 ROOT = 2
 
 _MAGIC = 0xEF53
@@ -83,6 +84,9 @@ class FileSystem:
             raise CorruptError("the file system's superblock is damaged")
         self._groups = -(-blocks // per_group)
         self._left = MAX_EXTENTS
+        self._directories = MAX_DIRECTORIES
+        if self._groups * self._inodes_per_group > MAX_INODES + 8 * BLOCK:
+            raise CorruptError("the file system's superblock is damaged")
 
     def files(self) -> Iterator[File]:
         """Every regular file that has a name, once, under the first of its names; directories in order."""
@@ -107,7 +111,10 @@ class FileSystem:
     def _read(self, block: int, count: int = 1) -> bytes:
         if not 0 <= block <= block + count <= self.blocks:
             raise CorruptError("the file system points outside itself")
-        return os.pread(self._fd, count * BLOCK, self._offset + block * BLOCK)
+        data = os.pread(self._fd, count * BLOCK, self._offset + block * BLOCK)
+        if len(data) != count * BLOCK:
+            raise CorruptError("the file system goes on behind the end of its disk")
+        return data
 
     def _inodes(self) -> dict[int, _Inode]:
         """All regular files and directories that are in use."""
@@ -156,11 +163,10 @@ class FileSystem:
         if inode is None:
             return
         found: list[tuple[bytes, int]] = []
-        left = MAX_DIRECTORY
         for _, start, count in inode.extents:
-            left -= count * BLOCK
-            if left < 0:
-                raise CorruptError("a directory is larger than can be")
+            self._directories -= count
+            if self._directories < 0:
+                raise CorruptError("the directories are larger than can be")
             data = self._read(start, count)
             for at in range(0, len(data), BLOCK):
                 found.extend(_block_entries(data[at : at + BLOCK]))

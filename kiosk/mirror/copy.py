@@ -83,7 +83,8 @@ def mirror(
         held = {o.digest: o.size for o in made.store.objects()}
         copied = [o for o in wanted if held.get(o.digest) != o.size]
         if not dry_run:
-            _copy(Failover({"notes": notes, str(source): upstream}), made.store, copied)
+            spare = {o.digest for m in state.manifests for o in shortcuts(notes, m)}
+            _copy(Failover({"notes": notes, str(source): upstream}), made.store, copied, spare)
         files = missing(made, [*state.targets, *state.metadata])
         if not dry_run:
             write(made, files)
@@ -134,17 +135,20 @@ def _forget(notes: ObjectStore, wanted: Sequence[Object]) -> None:
             notes.remove(one.digest)
 
 
-def _copy(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object]) -> None:
-    """Copies objects, several at a time. The first failure ends it; what was copied stays."""
+def _copy(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object], spare: set[str]) -> None:
+    """Copies objects, several at a time. The first failure ends it; what was copied stays. Objects in `spare`
+    are left out where the source does not have them, since readers can do without."""
     with bar("mirror", sum(o.size for o in wanted)) as progress:
-        _copy_all(source, store, wanted, progress.update)
+        _copy_all(source, store, wanted, spare, progress.update)
 
 
-def _copy_all(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object], progress: Progress) -> None:
+def _copy_all(
+    source: ObjectSource, store: ObjectStore, wanted: Sequence[Object], spare: set[str], progress: Progress
+) -> None:
     stop = Event()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="kiosk-mirror") as pool:
         try:
-            jobs = {pool.submit(_copy_one, source, store, o, stop): o.size for o in wanted}
+            jobs = {pool.submit(_copy_one, source, store, o, spare, stop): o.size for o in wanted}
             for job in as_completed(jobs):
                 job.result()
                 progress(jobs[job])
@@ -154,6 +158,16 @@ def _copy_all(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object]
             raise
 
 
-def _copy_one(source: ObjectSource, store: ObjectStore, wanted: Object, stop: Event) -> None:
-    if not stop.is_set():
-        store.write(source.read(wanted, stop))
+def _copy_one(
+    source: ObjectSource, store: ObjectStore, wanted: Object, spare: set[str], stop: Event
+) -> None:
+    if stop.is_set():
+        return
+    try:
+        data = source.read(wanted, stop)
+    except (MissingObject, CorruptError) as e:
+        if wanted.digest not in spare:
+            raise
+        log.warning("left out, readers can do without: %s", e)
+        return
+    store.write(data)

@@ -136,6 +136,8 @@ class _Reference:
         return _blocks(self._fd, intervals)
 
     def _is_good(self, region: int) -> bool:
+        if region >= self._index.region_count:
+            return False
         if region not in self._good:
             data = os.pread(self._fd, min(REGION, self._index.size - region * REGION), region * REGION)
             self._good[region] = digest_of(data) == self._index.region_digest(region)

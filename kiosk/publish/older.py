@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiosk.config import Settings
-from kiosk.errors import CorruptError, NotFoundError
+from kiosk.errors import CorruptError, NotFoundError, StorageError
 from kiosk.files import scratch
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Difference, Manifest
@@ -75,7 +75,7 @@ def differences(
                     store,
                     seconds=settings.difference_seconds,
                 )
-        except (NotFoundError, CorruptError) as e:
+        except (NotFoundError, CorruptError, StorageError, OSError) as e:
             log.warning("no difference to %s is made: %s", one.manifest.ref, e)
             continue
         if made is not None:

@@ -29,7 +29,7 @@ from kiosk.publish.signed import Target
 from kiosk.store import usage
 from kiosk.store.api import DirectoryStore
 from kiosk.store.known import KnownBlocks
-from kiosk.store.needs import needs
+from kiosk.store.needs import lists, needs
 from kiosk.store.objects import MissingObject, path_of
 from kiosk.store.repack import Share, dead_bytes, to_forget
 from kiosk.trust.signing.keys import Ask, Keys
@@ -96,12 +96,16 @@ def prune(
     with repository.locked():
         choice = _choose(repository, rule, names, now(), dry_run=dry_run)
         packs, needed = _needed(settings.repository, choice.kept)
+        going = [one for some in choice.given_up.values() for one in some]
+        until_now = needed | _needed(settings.repository, going)[1]
         signatures: Sequence[Signature] = ()
         if choice.given_up and not dry_run:
             gone = {role: [t.path for t, _ in some] for role, some in choice.given_up.items()}
             signatures = repository.withdraw(gone)
         sizes = {p: s for p, s in _files(repository) if p not in needed}
-        book = journal.read(diary).updated(sizes, now())
+        # what a version that goes now has needed until now begins its grace now
+        unneeded_before = [p for p in sizes if p not in until_now]
+        book = journal.read(diary).updated(unneeded_before, now()).updated(sizes, now())
         due = book.due(grace, now())
         avoided = to_forget(packs)
         if not dry_run:
@@ -162,11 +166,20 @@ def _needed(folder: Path, kept: Sequence[tuple[Target, Manifest]]) -> tuple[dict
     needed = {target.file for target, _ in kept}
     try:
         packs = usage.shares(store, usage.indexes(manifest for _, manifest in kept))
-        needed |= {path_of(one.digest) for _, manifest in kept for one in needs(store, manifest)}
+        found = {one.digest for _, manifest in kept for one in needs(store, manifest)}
+        unread = {one.digest for _, manifest in kept for one in lists(manifest)} - found
+        if unread:  # which groups it names is not known: all stay until it is mended or its version is gone
+            found |= unread | {o.digest for o in store.objects() if _is_group(folder / path_of(o.digest))}
+        needed |= {path_of(digest) for digest in found}
     except (MissingObject, CorruptError) as e:
         hint = "What this version needs is not known, so nothing was removed. `kiosk store repair` mends it."
         raise CorruptError(e.what, where=e.where, hint=hint) from None
     return packs, needed
+
+
+def _is_group(path: Path) -> bool:
+    with path.open("rb") as f:
+        return f.read(wire.HEADER_SIZE).endswith(wire.GROUP)
 
 
 def _files(repository: Repository) -> Iterator[tuple[str, int]]:

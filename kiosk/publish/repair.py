@@ -24,7 +24,7 @@ from kiosk.publish import remake, signed
 from kiosk.publish.built import LARGEST_MANIFEST
 from kiosk.store import inventory
 from kiosk.store.api import DirectoryStore, HttpStore, MissingObject, ObjectSource, Progress
-from kiosk.store.needs import needs
+from kiosk.store.needs import lists, needs
 from kiosk.store.objects import path_of, quiet
 from kiosk.trust.fetcher import Fetcher, fetcher
 
@@ -102,6 +102,7 @@ class _Repair:
         """Reads every object that is needed, indexes first, since they say what else is; mends what is wrong."""
         self.versions = signed.listed(self.settings)[0]
         indexes = [a.index for m in self.versions for a in m.artifacts.values() if a.index is not None]
+        indexes += [one for m in self.versions for one in lists(m)]
         self._mend({i.digest: i for i in indexes}, remake.index)
         needed = {o.digest: o for m in self.versions for o in self._needs(m)}
         self._mend({d: o for d, o in needed.items() if o not in indexes}, remake.pack)

@@ -23,8 +23,8 @@ GROUP_BLOCKS = 2048
 """The most blocks that a group may yield (8 MiB)."""
 REFERENCE_BLOCKS = 4096
 """The most blocks of the older file that a group may refer to (16 MiB)."""
-MAX_CONTENT = 64 << 20
-MAX_STORED = 32 << 20
+MAX_CONTENT = 8 << 20
+MAX_STORED = 8 << 20
 LEVEL = 9
 
 _HEAD = struct.Struct("<II")
@@ -65,8 +65,8 @@ class Difference:
         return found
 
     def starts(self) -> list[int]:
-        """The first block of each group in that imagined file."""
-        return list(itertools.accumulate((g.blocks for g in self.groups), initial=0))[:-1]
+        """The first block of each group in that imagined file, and behind them the end of the last."""
+        return list(itertools.accumulate((g.blocks for g in self.groups), initial=0))
 
 
 def encode(difference: Difference) -> bytes:

@@ -6,6 +6,7 @@ the same object do not disturb each other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,11 +59,14 @@ class DirectoryStore:
         """Every object by name; leftovers of killed writers are not objects."""
         folder = self.repository / "objects"
         for part in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if not part.is_dir():
+                continue
             with os.scandir(part) as entries:
-                found = sorted((e.name, e.stat().st_size) for e in entries)
-            for name, size in found:
+                names = sorted(e.name for e in entries)
+            for name in names:
                 if DIGEST.fullmatch(f"sha256:{name}") and name.startswith(part.name):
-                    yield Object(digest=f"sha256:{name}", size=size)
+                    with contextlib.suppress(FileNotFoundError):  # removed since
+                        yield Object(digest=f"sha256:{name}", size=(part / name).stat().st_size)
 
     def remove(self, digest: str) -> None:
         """Removes an object's file."""

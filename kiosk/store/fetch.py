@@ -1,6 +1,6 @@
 """Makes a file from objects and from what the host has already, and gives it its name only when it is right.
 
-* The target appears complete, on disk, and with the artifact's digest, or not at all. A block device is
+* The target appears complete, on disk, and right, or not at all. A block device is
   written in place; it is complete when `fetch` has returned.
 * Killed at any point, the next call goes on from the regions that are whole in the unfinished file.
 * It is right when the digests of its regions are the index's, and their digest the manifest's `regions`; where a

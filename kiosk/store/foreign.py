@@ -12,6 +12,7 @@ interpreted, no backing file is followed, and no tool is needed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -101,7 +102,9 @@ def standing(file: BinaryIO, index: Index, todo: plan.Plan, source: ObjectSource
 def _any_data(fd: int, todo: plan.Plan, numbers: list[int]) -> bool:
     """Whether any of some places where packs belong has data: a new volume is not worth sums."""
     places = (next(todo.packs.pieces(n)).to for n in numbers[:: -(-len(numbers) // SAMPLES)])
-    return any(os.pread(fd, BLOCK, to * BLOCK).strip(b"\0") for to in places)
+    with contextlib.suppress(OSError):  # it can't be read there: nothing to find
+        return any(os.pread(fd, BLOCK, to * BLOCK).strip(b"\0") for to in places)
+    return False
 
 
 def _compare(fd: int, found: memoryview, to: int, number: int, slot: int, length: int, runs: Runs) -> None:

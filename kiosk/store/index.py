@@ -8,6 +8,7 @@ made is the right one; regions and the artifact's digest do.
 
 from __future__ import annotations
 
+import bisect
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ _SUMS = struct.Struct("<32sI")
 NO_SUMS = 0xFFFFFFFF
 _TREE = struct.Struct("<III")
 MAX_SALT = 256
+MAX_MOVED = 1 << 20
 
 
 class Pack(NamedTuple):
@@ -74,6 +76,11 @@ class Runs:
 
     def __getitem__(self, i: int) -> Run:
         return Run(self.to[i], self.pack[i], self.slot[i], self.count[i])
+
+    def any_in(self, blocks: range) -> bool:
+        """Whether a run has any of these blocks of the file."""
+        i = bisect.bisect_left(self.to, blocks.stop) - 1
+        return i >= 0 and self.to[i] + self.count[i] > blocks.start
 
     def append(self, to: int, pack: int, slot: int, count: int) -> None:
         """Adds a run at the end, as part of the last one where it goes on from there."""
@@ -220,6 +227,8 @@ def decode(stored: bytes, where: str) -> Index:
         raise CorruptError("has not one digest for each region", where=where)
     runs = _decode_runs(found[b"RUNS"], packs, -(-size // BLOCK), where)
     tree = _decode_tree(found[b"VRTY"], -(-size // BLOCK), where) if b"VRTY" in found else None
+    if tree is not None and runs.any_in(tree.place):
+        raise CorruptError("a run covers its hash tree", where=where)
     sums = _decode_sums(found[b"sums"], packs, where) if b"sums" in found else WITHOUT_SUMS
     moved = _decode_moved(found[b"olds"], packs, where) if b"olds" in found else ()
     return Index(size, packs, regions, runs, tree, sums, moved)
@@ -227,7 +236,7 @@ def decode(stored: bytes, where: str) -> Index:
 
 def _encode_moved(moved: tuple[Moved, ...]) -> bytes:
     olds = {old: n for n, old in enumerate(dict.fromkeys(m.old for m in moved))}
-    rows = [(m.pack, m.slot, m.length, olds[m.old], m.old_slot) for m in moved]
+    rows = sorted((m.pack, m.slot, m.length, olds[m.old], m.old_slot) for m in moved)
     return _COUNT.pack(len(olds)) + b"".join(bytes.fromhex(o[7:]) for o in olds) + columns.encode(5, rows)
 
 
@@ -237,8 +246,14 @@ def _decode_moved(data: memoryview, packs: tuple[Pack, ...], where: str) -> tupl
     if begin > len(data) or not olds:
         raise CorruptError("its olds section has a wrong size", where=where)
     digests = ["sha256:" + data[at : at + 32].hex() for at in range(_COUNT.size, begin, 32)]
+    if len(data) - begin > 20 * MAX_MOVED:
+        raise CorruptError("its olds section is larger than any kiosk writes", where=where)
     found: list[Moved] = []
+    end = (0, 0)
     for pack, slot, count, old, old_slot in columns.decode(5, data[begin:], where):
+        if (pack, slot) < end:
+            raise CorruptError("its olds section is not in order, or overlaps", where=where)
+        end = (pack, slot + count)
         inside = pack < len(packs) and old < olds and count and old_slot + count <= PACK_BLOCKS
         if not inside or slot + count > packs[pack].blocks:
             raise CorruptError(f"takes {count} blocks from {slot} of pack {pack} for older ones", where=where)

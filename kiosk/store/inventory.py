@@ -164,7 +164,8 @@ def users(
         for name, artifact in manifest.artifacts.items():
             if artifact.index is None:
                 continue
-            found.setdefault(artifact.index.digest, set()).add(str(manifest.ref))
+            for one in (artifact.index, *(d.groups for d in artifact.differences)):
+                found.setdefault(one.digest, set()).add(str(manifest.ref))
             alone = manifest.model_copy(update={"artifacts": {name: artifact}})
             try:
                 for needed in needs(store, alone):

@@ -28,6 +28,8 @@ log = logger(__name__)
 
 VERSION = 2
 BATCH = 256
+ANEW = (None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""What SQLite says of a file that is no memory of ours (None: it is one of another version)."""
 NOBODY = [b""] * BATCH
 FIND = f"SELECT digest, pack, slot FROM blocks WHERE digest IN ({','.join('?' * BATCH)})"  # noqa: S608 (only marks)
 """One statement for any number of digests, so that it is compiled once."""
@@ -71,7 +73,7 @@ class KnownBlocks:
         try:
             return _database(self.path)
         except sqlite3.DatabaseError as e:
-            if "disk" in str(e) or "unable to open" in str(e) or "readonly" in str(e):
+            if getattr(e, "sqlite_errorcode", None) not in ANEW:
                 raise StorageError(str(e), where=str(self.path)) from None
             log.warning("%s: %s; starting anew (the repository itself is not touched)", self.path, e)
         for suffix in ("", "-journal", "-wal", "-shm"):
@@ -81,7 +83,8 @@ class KnownBlocks:
     @property
     def empty(self) -> bool:
         """Whether nothing is known: a new repository, or the memory was lost (see `rebuild`)."""
-        return self._db.execute("SELECT 1 FROM packs LIMIT 1").fetchone() is None
+        with self._sound():
+            return self._db.execute("SELECT 1 FROM packs LIMIT 1").fetchone() is None
 
     @contextlib.contextmanager
     def _sound(self) -> Iterator[None]:
@@ -105,7 +108,9 @@ class KnownBlocks:
 
     def pack(self, number: int) -> Pack | None:
         """A pack by its number; None when it is not known any more."""
-        row = self._db.execute("SELECT digest, size, blocks FROM packs WHERE id = ?", (number,)).fetchone()
+        query = "SELECT digest, size, blocks FROM packs WHERE id = ?"
+        with self._sound():
+            row = self._db.execute(query, (number,)).fetchone()
         return None if row is None or row[0] is None else Pack(Object(digest=row[0], size=row[1]), row[2])
 
     def numbers(self, digests: Sequence[str]) -> list[int | None]:
@@ -123,14 +128,16 @@ class KnownBlocks:
 
     def new_pack(self) -> int:
         """A number for a pack to come."""
-        number = self._db.execute("INSERT INTO packs DEFAULT VALUES").lastrowid
+        with self._sound():
+            number = self._db.execute("INSERT INTO packs DEFAULT VALUES").lastrowid
         assert number is not None
         return number
 
     def name_pack(self, number: int, pack: Pack) -> None:
         """Says which object a pack has become."""
         values = (pack.object.digest, pack.object.size, pack.blocks, number)
-        self._db.execute("UPDATE packs SET digest = ?, size = ?, blocks = ? WHERE id = ?", values)
+        with self._sound():
+            self._db.execute("UPDATE packs SET digest = ?, size = ?, blocks = ? WHERE id = ?", values)
 
     def name_sums(self, numbers: Iterable[int], sums: Object) -> None:
         """Says which object holds the sums of these packs' blocks."""

@@ -189,7 +189,7 @@ def _through(index: Index, difference: Difference, runs: Runs, yielded: Runs) ->
                 continue
             while count:
                 group = bisect.bisect_right(starts, block) - 1
-                n = min(count, starts[group] + difference.groups[group].blocks - block)
+                n = min(count, starts[group + 1] - block)
                 yielded.append(at, group, block - starts[group], n)
                 at, block, count = at + n, block + n, count - n
     return rest

@@ -79,11 +79,15 @@ class Base:
     groups: Sequence[Group]
 
     def reference(self, group: Group) -> bytes:
-        """The bytes that a group was compressed against, if the file is what it should be."""
-        parts = [
-            os.pread(self.fd, count * BLOCK, block * BLOCK).ljust(count * BLOCK, b"\0")
-            for block, count in group.reference
-        ]
+        """The bytes that a group was compressed against, if the file is what it should be. CorruptError where it
+        can't be read."""
+        try:
+            parts = [
+                os.pread(self.fd, count * BLOCK, block * BLOCK).ljust(count * BLOCK, b"\0")
+                for block, count in group.reference
+            ]
+        except OSError as e:
+            raise CorruptError(f"the older file can't be read: {e.strerror}") from None
         return b"".join(parts)
 
 

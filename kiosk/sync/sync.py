@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from kiosk.config import Settings
-from kiosk.errors import Interrupted, KioskError, UsageError, VerificationError
+from kiosk.errors import Interrupted, KioskError, StorageError, UsageError, VerificationError
 from kiosk.files import remove_leftovers, remove_tree, sha256, write
 from kiosk.log import logger
 from kiosk.model.manifest import Artifact, Manifest
@@ -94,6 +94,9 @@ def sync(
                 results.append(one(repository, cache, source, ref, seeds, dry_run=dry_run))
             except Interrupted:
                 raise
+            except OSError as e:  # a failing disk, say: one image's trouble is not the others'
+                failures.append(StorageError(e.strerror or str(e), where=e.filename, hint="See dmesg."))
+                results.append(Result(ref.base, str(ref.version or "-"), "failed", error=failures[-1].what))
             except KioskError as e:
                 failures.append(e)
                 results.append(Result(ref.base, str(ref.version or "-"), "failed", error=e.what))

@@ -107,6 +107,27 @@ def test_damage_gives_an_error_or_fewer_files(image: Path, seed: int) -> None:
                 os.pwrite(fd, byte, at)
 
 
+def test_a_file_system_that_is_cut_or_claims_too_much_is_refused(image: Path, tmp_path: Path) -> None:
+    """No terabytes are read for one that says it has four billion groups, nothing for what is not there."""
+    claims = {
+        "groups of one block": [(1024 + 4, b"\xff" * 4), (1024 + 32, b"\1\0\0\0"), (1024 + 254, b"\0\4")],
+        "more inodes than can be": [(1024 + 4, b"\xff" * 4)],
+    }
+    for name, changes in claims.items():
+        path = tmp_path / name
+        path.write_bytes(image.read_bytes())
+        with path.open("r+b", buffering=0) as f:
+            for at, data in changes:
+                os.pwrite(f.fileno(), data, at)
+            with pytest.raises(CorruptError):
+                list(ext4.FileSystem(f.fileno()).files())
+    cut = tmp_path / "cut"
+    cut.write_bytes(image.read_bytes()[: 5 << 20])
+    with cut.open("rb") as f, contextlib.suppress(CorruptError):
+        for file in ext4.FileSystem(f.fileno()).files():
+            assert file.extents
+
+
 @settings(max_examples=60, deadline=None)
 @given(head=st.binary(min_size=92, max_size=92), table=st.binary(max_size=2048))
 def test_any_partition_table_gives_areas_inside_the_disk(

@@ -20,10 +20,15 @@ def disk(version: int) -> bytes:
 
 def publish_large(kiosk: Kiosk, version: int) -> Published:
     """Builds and publishes worker@VERSION with such a disk."""
+    return publish_disk(kiosk, version, disk(version))
+
+
+def publish_disk(kiosk: Kiosk, version: int, data: bytes) -> Published:
+    """Builds and publishes worker@VERSION with any disk."""
     folder = build_image(kiosk.settings, version=str(version))
-    (folder / "disk.raw").write_bytes(disk(version))
+    (folder / "disk.raw").write_bytes(data)
     made = ImageManifest.from_json((folder / "manifest.json").read_bytes(), where="")
-    file = Artifact(file="disk.raw", size=BLOCKS * 4096, digest=sha256(folder / "disk.raw"))
+    file = Artifact(file="disk.raw", size=len(data), digest=sha256(folder / "disk.raw"))
     manifest = made.model_copy(update={"artifacts": {**made.artifacts, "disk": file}})
     (folder / "manifest.json").write_bytes(manifest.to_json())
     return publish(kiosk.settings, folder, ask)

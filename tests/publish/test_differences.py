@@ -143,6 +143,15 @@ def test_a_host_whose_old_file_is_not_what_it_should_be_still_ends_with_the_righ
     assert report.regions_repaired > 0
 
 
+def test_an_old_file_on_a_bad_disk_costs_downloads_and_nothing_else(two: Two) -> None:
+    """Reading /proc/self/mem from its beginning is an I/O error each time, as a bad sector's is."""
+    artifact = two.new.model_copy(update={"differences": (two.made,)})
+    bad = Seed(Path("/proc/self/mem"), two.index(two.old), two.old.digest)
+    report = fetch(artifact, two.host / "new", two.repository.store, [bad])
+    assert two.right()
+    assert report.regions_repaired > 0
+
+
 def test_an_old_file_that_is_gone_is_passed_over(two: Two) -> None:
     (two.host / "old").unlink()
     assert two.fetch().way == "packs"

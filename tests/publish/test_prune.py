@@ -23,8 +23,8 @@ from kiosk.store.fetch import fetch
 from kiosk.store.needs import needs
 from kiosk.trust.client import TrustedRepository
 from tests.failures.interrupted import killed_at
-from tests.publish.large import publish_large
-from tests.simulators.published import Kiosk, ask, build_image, ready
+from tests.publish.large import publish_disk, publish_large
+from tests.simulators.published import Kiosk, ask, build_image, disk_bytes, ready
 
 DAY = timedelta(days=1)
 
@@ -238,6 +238,20 @@ def test_when_it_is_not_known_what_is_needed_nothing_is_touched(
         prune(four.settings, ask, Rule(1), grace=timedelta(0), now=after(30))
     assert isinstance(wrong.value, NotFoundError | CorruptError) or wrong.value.exit_code == 5
     assert everything(four) == before
+
+
+def test_what_a_version_needed_until_now_waits_the_whole_grace(four: Kiosk) -> None:
+    """It was unneeded once, came to be used again, and is given up with the version that used it."""
+    pruned(four, keep=1, hours=0)
+    publish_disk(four, 5, disk_bytes("2"))
+    store = DirectoryStore(four.settings.repository)
+    (manifest,) = [m for m in listed(four.settings)[0] if str(m.ref) == "worker@5"]
+    objects = list(needs(store, manifest))
+    four.image(version="6")
+    assert "worker@5" in pruned(four, keep=1, hours=25).withdrawn
+    assert all(store.has(o) for o in objects), "a reader with the metadata of a minute ago still finds them"
+    pruned(four, keep=1, hours=50)
+    assert not all(store.has(o) for o in objects)
 
 
 def test_a_lost_journal_makes_all_wait_once_more(four: Kiosk) -> None:

@@ -132,6 +132,7 @@ LIES = {
     "more old packs than there is room for": (sections(olds=b"\xff" * 40), "olds section has a wrong size"),
     "half a row of old blocks": (sections(olds=olds() + b"\0" * 4), "wrong size"),
     "old blocks of a pack that is not there": (sections(olds=olds((1, 0, 1, 0, 0))), "of pack 1"),
+    "old blocks twice": (sections(olds=olds((0, 0, 2, 0, 0), (0, 1, 1, 0, 5))), "not in order, or overlaps"),
     "old blocks beyond the pack": (sections(olds=olds((0, 2, 2, 0, 0))), "takes 2 blocks from 2 of pack 0"),
     "old blocks of an old pack that is not there": (sections(olds=olds((0, 0, 1, 1, 0))), "for older ones"),
     "old blocks beyond any old pack": (sections(olds=olds((0, 0, 2, 0, 2047))), "for older ones"),

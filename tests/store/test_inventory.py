@@ -52,6 +52,17 @@ def kiosk(repository: Repository, *words: str) -> subprocess.CompletedProcess[st
     )
 
 
+def test_what_is_no_object_is_passed_over(repository: Repository, published: tuple[Artifact, Artifact]) -> None:
+    """A writer's new file, a note in the folder, and what vanishes between listing and looking."""
+    folder = repository.store.repository / "objects"
+    some = next(iter(repository.store.objects()))
+    (folder / some.digest[7:9] / f".{some.digest[7:]}.abc.new").write_bytes(b"")
+    (folder / "README").write_text("what is this")
+    (folder / some.digest[7:9] / ("0" * 64)).symlink_to("nowhere")
+    (folder / some.digest[7:9] / (some.digest[7:9] + "0" * 62)).symlink_to("nowhere")
+    assert len(list(repository.store.objects())) == 5
+
+
 def test_stats_count_what_is_there(repository: Repository, published: tuple[Artifact, Artifact]) -> None:
     repository.store.write(b"left by a publish that was interrupted")
     done = kiosk(repository, "stats", "--json")

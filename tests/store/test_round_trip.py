@@ -200,6 +200,16 @@ def test_known_blocks_that_are_lost_are_learned_from_the_packs(repository: Repos
     assert len(repository.objects() - stored) == 1  # the index: no block is new
 
 
+def test_a_memory_with_rubbish_in_it_begins_anew(repository: Repository, tmp_path: Path) -> None:
+    repository.publish("a", content(range(1, 2000)))
+    data = bytearray(repository.known.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    repository.known.write_bytes(data)
+    b = repository.publish("b", content(range(1, 2500)))
+    fetch(b, tmp_path / "out", repository.store)
+    assert (tmp_path / "out").read_bytes() == content(range(1, 2500))
+
+
 def test_a_rebuild_passes_over_what_is_damaged(repository: Repository, tmp_path: Path) -> None:
     a = repository.publish("a", content(range(1, 2000)))
     assert a.index is not None

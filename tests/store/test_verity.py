@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiosk.errors import CorruptError
-from kiosk.model.manifest import Artifact
+from kiosk.model.manifest import Artifact, Object
 from kiosk.store import verity
 from kiosk.store.cut import publish_file
 from kiosk.store.fetch import fetch
-from kiosk.store.index import BLOCK, REGION_DIGEST, Index, Runs, Tree, decode, encode, load
+from kiosk.store.index import BLOCK, REGION_DIGEST, Index, Pack, Runs, Tree, decode, encode, load
 from kiosk.store.known import KnownBlocks
 from kiosk.store.partial import index_file
 from tests.store.files import Repository
@@ -148,6 +148,16 @@ def test_any_tree_that_is_read_lies_in_the_file_and_behind_its_data(
     assert tree.blocks > 1
     assert (tree.data + tree.blocks - 1) // 256 < tree.at // 256
     assert tree.place.stop <= 3000
+
+
+def test_a_run_that_covers_the_tree_is_refused() -> None:
+    for to, count in ((2000, 1), (1990, 11), (1999, 2)):
+        runs = Runs()
+        runs.append(to, 0, 0, count)
+        packs = (Pack(Object(digest="sha256:" + "a" * 64, size=5000), 100),)
+        index = Index(3000 * BLOCK, packs, bytes(REGION_DIGEST * 12), runs, Tree(0, 10, 2000, b""))
+        with pytest.raises(CorruptError, match="covers its hash tree"):
+            decode(encode(index), "here")
 
 
 def test_a_section_of_another_size_is_refused() -> None:
