@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 
 from kiosk.config import Settings
-from kiosk.errors import KioskError, UsageError
+from kiosk.errors import CorruptError, KioskError, UsageError
 from kiosk.log import logger
 from kiosk.mirror import state as states
 from kiosk.mirror.state import State
@@ -27,8 +27,8 @@ from kiosk.store import locate
 from kiosk.store.cache import Cache
 from kiosk.store.directory import DirectoryStore
 from kiosk.store.failover import Failover
-from kiosk.store.needs import needs
-from kiosk.store.objects import ObjectSource, ObjectStore, Progress
+from kiosk.store.needs import needs, shortcuts
+from kiosk.store.objects import MissingObject, ObjectSource, ObjectStore, Progress
 
 log = logger(__name__)
 
@@ -84,7 +84,9 @@ def mirror(
         copied = [o for o in wanted if held.get(o.digest) != o.size]
         if not dry_run:
             spare = {o.digest for m in state.manifests for o in shortcuts(notes, m)}
-            _copy(Failover({"notes": notes, str(source): upstream}), made.store, copied, spare)
+            needed = [o for o in copied if o.digest not in spare]
+            _copy(Failover({"notes": notes, str(source): upstream}), made.store, needed)
+            _copy(_Spare(upstream), made.store, [o for o in copied if o.digest in spare])
         files = missing(made, [*state.targets, *state.metadata])
         if not dry_run:
             write(made, files)
@@ -135,20 +137,17 @@ def _forget(notes: ObjectStore, wanted: Sequence[Object]) -> None:
             notes.remove(one.digest)
 
 
-def _copy(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object], spare: set[str]) -> None:
-    """Copies objects, several at a time. The first failure ends it; what was copied stays. Objects in `spare`
-    are left out where the source does not have them, since readers can do without."""
+def _copy(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object]) -> None:
+    """Copies objects, several at a time. The first failure ends it; what was copied stays."""
     with bar("mirror", sum(o.size for o in wanted)) as progress:
-        _copy_all(source, store, wanted, spare, progress.update)
+        _copy_all(source, store, wanted, progress.update)
 
 
-def _copy_all(
-    source: ObjectSource, store: ObjectStore, wanted: Sequence[Object], spare: set[str], progress: Progress
-) -> None:
+def _copy_all(source: ObjectSource, store: ObjectStore, wanted: Sequence[Object], progress: Progress) -> None:
     stop = Event()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="kiosk-mirror") as pool:
         try:
-            jobs = {pool.submit(_copy_one, source, store, o, spare, stop): o.size for o in wanted}
+            jobs = {pool.submit(_copy_one, source, store, o, stop): o.size for o in wanted}
             for job in as_completed(jobs):
                 job.result()
                 progress(jobs[job])
@@ -158,16 +157,34 @@ def _copy_all(
             raise
 
 
-def _copy_one(
-    source: ObjectSource, store: ObjectStore, wanted: Object, spare: set[str], stop: Event
-) -> None:
+def _copy_one(source: ObjectSource, store: ObjectStore, wanted: Object, stop: Event) -> None:
     if stop.is_set():
         return
     try:
         data = source.read(wanted, stop)
-    except (MissingObject, CorruptError) as e:
-        if wanted.digest not in spare:
-            raise
+    except _LeftOut as e:
         log.warning("left out, readers can do without: %s", e)
         return
     store.write(data)
+
+
+class _LeftOut(KioskError):
+    """An object that is not to be had, and that readers can do without."""
+
+
+class _Spare:
+    """A source of objects that readers can do without: what it lacks or has wrong is left out."""
+
+    def __init__(self, source: ObjectSource) -> None:
+        self._source = source
+
+    def read(self, wanted: Object, stop: Event | None = None) -> bytes:
+        """The object, or _LeftOut."""
+        try:
+            return self._source.read(wanted, stop)
+        except (MissingObject, CorruptError) as e:
+            raise _LeftOut(e.what, where=e.where) from None
+
+    def has(self, wanted: Object) -> bool:
+        """Asks the source."""
+        return self._source.has(wanted)

@@ -26,7 +26,7 @@ from kiosk.model.names import Ref
 from kiosk.publish import journal, signed
 from kiosk.publish.retention import Rule
 from kiosk.publish.signed import Target
-from kiosk.store import usage
+from kiosk.store import usage, wire
 from kiosk.store.api import DirectoryStore
 from kiosk.store.known import KnownBlocks
 from kiosk.store.needs import lists, needs

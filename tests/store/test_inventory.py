@@ -52,7 +52,9 @@ def kiosk(repository: Repository, *words: str) -> subprocess.CompletedProcess[st
     )
 
 
-def test_what_is_no_object_is_passed_over(repository: Repository, published: tuple[Artifact, Artifact]) -> None:
+def test_what_is_no_object_is_passed_over(
+    repository: Repository, published: tuple[Artifact, Artifact]
+) -> None:
     """A writer's new file, a note in the folder, and what vanishes between listing and looking."""
     folder = repository.store.repository / "objects"
     some = next(iter(repository.store.objects()))
