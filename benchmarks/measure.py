@@ -17,6 +17,8 @@ from pathlib import Path
 
 from kiosk.run import CommandError, environment, tool
 
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
 LIMIT = 3600.0
 CHUNK = 1 << 22
 Argv = Sequence[str | Path]
@@ -124,7 +126,10 @@ def _to_disk(path: Path) -> float:
 
 
 def warm(*paths: Path) -> None:
-    """Reads files, or all files below folders, so that every step finds its input in the page cache."""
+    """Reads files, or all files below folders, so that every step finds its input in the page cache, and nothing
+    else: a cache that is full of other steps' files makes whoever writes next wait for its pages."""
+    os.sync()
+    DROP_CACHES.write_text("1\n")
     for path in paths:
         for file in path.rglob("*") if path.is_dir() else [path]:
             if file.is_file():

@@ -72,7 +72,7 @@ class Settings(BaseModel):
     keep_days: Annotated[int, Field(ge=0, le=36500)] | None = None
     grace_hours: Annotated[float, Field(ge=0, le=8760)] = 24
     differences: Annotated[int, Field(ge=0, le=16)] = 1
-    difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 6.0
+    difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 2.5
     s3_endpoint: str | None = None
     s3_region: str | None = None
 

@@ -50,7 +50,7 @@ def publish_image(
     """Signs a built image and puts it into the repository. `kiosk publish debian-12-minimal`
 
     Interrupted at any point it can be run again; readers see the old or the new state. A difference is a shorter
-    way for hypervisors that hold that version; it takes about `difference_seconds` (settings; 6) of work.
+    way for hypervisors that hold that version; it takes about `difference_seconds` (settings; 2.5) of work.
     """
     from kiosk.model.names import ImageRef
     from kiosk.publish import built_folder, publish
