@@ -82,7 +82,7 @@ def mirror(
         _forget(notes, wanted)
         held = {o.digest: o.size for o in made.store.objects()}
         copied = [o for o in wanted if held.get(o.digest) != o.size]
-        if not dry_run:
+        if copied and not dry_run:
             spare = {o.digest for m in state.manifests for o in shortcuts(notes, m)}
             needed = [o for o in copied if o.digest not in spare]
             _copy(Failover({"notes": notes, str(source): upstream}), made.store, needed)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from kiosk import files
 from kiosk.config import S3Options
-from kiosk.errors import UsageError, VerificationError
+from kiosk.errors import VerificationError
 from kiosk.mirror.state import State
-from kiosk.place import Folder, Place, Web
+from kiosk.place import Place
+from kiosk.store import locate
 from kiosk.store.directory import DirectoryStore
 from kiosk.store.objects import ObjectStore
 
@@ -94,16 +95,8 @@ class BucketTarget:
 
 def target(where: Place, s3: S3Options | None = None) -> Target:
     """The target of a name; UsageError where nothing can be written."""
-    if isinstance(where, Folder):
-        return FolderTarget(where.path)
-    if isinstance(where, Web):
-        raise UsageError(
-            "nothing can be written there", where=where.url, hint="Give a folder or s3://BUCKET/PREFIX"
-        )
-    from kiosk.store.s3 import S3Store  # boto3 takes its time to load
-
-    options = s3 or S3Options()
-    return BucketTarget(S3Store(where.bucket, where.prefix, endpoint=options.endpoint, region=options.region))
+    store = locate.kept(where, s3)
+    return FolderTarget(store.repository) if isinstance(store, DirectoryStore) else BucketTarget(store)
 
 
 def check(to: Target, where: Place, state: State) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from kiosk.log import logger
 from kiosk.model.manifest import Difference
 from kiosk.publish import pairing
 from kiosk.store import difference, plan
-from kiosk.store.index import BLOCK, REGION, Index, Runs, digest_of
+from kiosk.store.index import BLOCK, REGION, REGION_BLOCKS, Index, Runs, digest_of
 from kiosk.store.objects import ObjectStore, named
 
 log = logger(__name__)
@@ -34,7 +33,6 @@ WORTH = 0.9
 PACE = {7: 80e6, 9: 62e6, 10: 50e6, 19: 2.9e6}
 """Bytes a second that a core compresses, by level: where the measuring begins. Other levels are not worth it: a day
 of package updates took 47, 41, 37, and 34 MB with these four, 63 MB with 6 in the time of 7, and 37 MB with 15."""
-REGION_BLOCKS = REGION // BLOCK
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ def make(path: Path, index: Index, older: Older, store: ObjectStore, *, seconds:
         return None
     new = _first_places(todo.packs.runs)
     with contextlib.ExitStack() as stack:
-        fd = stack.enter_context(_opened(path))
-        old = stack.enter_context(_opened(older.path))
+        fd = stack.enter_context(path.open("rb")).fileno()
+        old = stack.enter_context(older.path.open("rb")).fileno()
         files, before = _files(fd, index.size), _files(old, older.index.size)
         groups = list(pairing.pair(new, files, before, older.index.blocks))
         pace = _Pace(sum(g.blocks for g in groups) * BLOCK, begin + seconds)
@@ -75,12 +73,6 @@ def make(path: Path, index: Index, older: Older, store: ObjectStore, *, seconds:
                 store.remove(group.object.digest)
         return None
     return Difference(base=older.digest, groups=store.write(difference.encode(found)), size=size)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    with path.open("rb") as f:
-        yield f.fileno()
 
 
 def _first_places(runs: Runs) -> Runs:

@@ -103,9 +103,10 @@ class _Repair:
         self.versions = signed.listed(self.settings)[0]
         indexes = [a.index for m in self.versions for a in m.artifacts.values() if a.index is not None]
         indexes += [one for m in self.versions for one in lists(m)]
-        self._mend({i.digest: i for i in indexes}, remake.index)
+        first = {i.digest: i for i in indexes}
+        self._mend(first, remake.index)
         needed = {o.digest: o for m in self.versions for o in self._needs(m)}
-        self._mend({d: o for d, o in needed.items() if o not in indexes}, remake.pack)
+        self._mend({d: o for d, o in needed.items() if d not in first}, remake.pack)
 
     def _needs(self, manifest: Manifest) -> Iterator[Object]:
         """What a version needs, as far as its indexes can be read."""

@@ -21,7 +21,7 @@ from typing import Self
 from kiosk import files
 from kiosk.errors import BusyError, StorageError
 from kiosk.log import logger
-from kiosk.store.index import BLOCK, REGION, Index
+from kiosk.store.index import BLOCK, REGION_BLOCKS, Index
 from kiosk.store.partial import STEP, Partial
 
 BLKZEROOUT = 0x127F
@@ -138,7 +138,7 @@ def _gaps(index: Index, wanted: bytes) -> Iterator[tuple[int, int]]:
 
 def _inside(start: int, end: int, wanted: bytes) -> Iterator[tuple[int, int]]:
     """The parts of an interval that lie in wanted regions, neighbours together."""
-    blocks = REGION // BLOCK
+    blocks = REGION_BLOCKS
     at = start
     while at < end:
         region = until = at // blocks

@@ -24,6 +24,7 @@ from kiosk.store.objects import ObjectSource
 
 BLOCK = 4096
 REGION = 1 << 20
+REGION_BLOCKS = REGION // BLOCK
 PACK_BLOCKS = 2048
 """The most blocks in a pack that a reader accepts (8 MiB)."""
 MAX_FILE = 1 << 40
@@ -127,11 +128,10 @@ class Tree:
         """Whether it fits in a file of so many blocks, and begins in a later region than its data ends in, so
         that a reader can complete one before the other."""
         end = self.data + self.blocks
-        per_region = REGION // BLOCK
         return (
             self.blocks > 1  # a single block has no tree
             and end <= blocks
-            and (end - 1) // per_region < self.at // per_region
+            and (end - 1) // REGION_BLOCKS < self.at // REGION_BLOCKS
             and self.place.stop <= blocks
         )
 

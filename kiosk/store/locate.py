@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kiosk.config import S3Options
 from kiosk.errors import UsageError
-from kiosk.place import Folder, Web, place
+from kiosk.place import Folder, Place, Web, place
 from kiosk.store.directory import DirectoryStore
 from kiosk.store.http import HttpStore
 from kiosk.store.objects import ObjectSource, ObjectStore
+
+if TYPE_CHECKING:
+    from kiosk.store.s3 import S3Store
 
 
 def source(where: str | Path, proxy: str | None = None, s3: S3Options | None = None) -> ObjectSource:
@@ -22,7 +26,11 @@ def source(where: str | Path, proxy: str | None = None, s3: S3Options | None = N
 
 def store(where: str | Path, s3: S3Options | None = None) -> ObjectStore:
     """Where objects can be kept as well: UsageError for a web server."""
-    found = place(where)
+    return kept(place(where), s3)
+
+
+def kept(found: Place, s3: S3Options | None = None) -> DirectoryStore | S3Store:
+    """The store at a place; UsageError for a web server."""
     if isinstance(found, Folder):
         return DirectoryStore(found.path)
     if isinstance(found, Web):

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from kiosk.store.index import BLOCK, REGION, Index, Run, digest_of
-
-REGION_BLOCKS = REGION // BLOCK
+from kiosk.store.index import REGION, REGION_BLOCKS, Index, Run, digest_of
 
 
 class Older:

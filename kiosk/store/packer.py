@@ -12,10 +12,21 @@ from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from kiosk.store import repack, sums, wire
-from kiosk.store.index import BLOCK, NO_SUMS, PACK_BLOCKS, WITHOUT_SUMS, Moved, Pack, Runs, Sums, block_digest
+from kiosk.store.index import (
+    BLOCK,
+    NO_SUMS,
+    PACK_BLOCKS,
+    REGION_BLOCKS,
+    WITHOUT_SUMS,
+    Moved,
+    Pack,
+    Runs,
+    Sums,
+    block_digest,
+)
 from kiosk.store.known import KnownBlocks, Place
 from kiosk.store.objects import ObjectStore
-from kiosk.store.older import REGION_BLOCKS, Older
+from kiosk.store.older import Older
 
 PACK = 1024
 """Blocks in a full pack: 4 MiB."""

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kiosk.store.difference import Difference
-from kiosk.store.index import BLOCK, REGION, Index, Run, Runs
+from kiosk.store.index import REGION_BLOCKS, Index, Run, Runs
 
-REGION_BLOCKS = REGION // BLOCK
 COPY_BLOCKS = 2048
 
 

@@ -19,7 +19,7 @@ from kiosk.log import logger
 from kiosk.model.manifest import Object
 from kiosk.store import difference, plan, verity, wire
 from kiosk.store.difference import Group
-from kiosk.store.index import BLOCK, REGION, Index, Pack, Run, Tree, digest_of
+from kiosk.store.index import BLOCK, REGION, REGION_BLOCKS, Index, Pack, Run, Tree, digest_of
 from kiosk.store.objects import MissingObject, ObjectSource, Progress
 from kiosk.store.partial import Partial
 
@@ -241,7 +241,7 @@ class Work:
         for region in _regions(begin, tree.blocks):
             if not self._complete(region):
                 return
-            first = region * plan.REGION_BLOCKS
+            first = region * REGION_BLOCKS
             data = ZERO_REGION if self._zero[region] else self.partial.read_region(region)
             levels.add(memoryview(data)[max(0, begin - first) * BLOCK : (end - first) * BLOCK])
         levels.finish()
@@ -280,7 +280,7 @@ class Work:
 
 
 def _regions(to: int, count: int) -> range:
-    return range(to // plan.REGION_BLOCKS, (to + count - 1) // plan.REGION_BLOCKS + 1)
+    return range(to // REGION_BLOCKS, (to + count - 1) // REGION_BLOCKS + 1)
 
 
 def _writes_per_region(writes: Iterable[tuple[int, int]], regions: int) -> list[int]:

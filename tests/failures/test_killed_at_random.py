@@ -24,14 +24,20 @@ TIMES = 100
 pytestmark = pytest.mark.slow
 
 
-def killed_after(seconds: float, work: Callable[[], object]) -> bool:
-    """Runs `work` in a child that is killed after so long. False when it had ended before."""
+def started(work: Callable[[], object]) -> int:
+    """Begins `work` in a child process."""
     child = os.fork()
     if child == 0:
         try:
             work()
         finally:
             os._exit(0)
+    return child
+
+
+def killed_after(seconds: float, work: Callable[[], object]) -> bool:
+    """Runs `work` in a child that is killed after so long. False when it had ended before."""
+    child = started(work)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -40,13 +46,7 @@ def killed_after(seconds: float, work: Callable[[], object]) -> bool:
 def takes(work: Callable[[], object]) -> float:
     """How long a child needs for it."""
     begin = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    assert os.waitpid(started(work), 0)[1] == 0
     return time.monotonic() - begin
 
 
