@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kiosk.build import assemble, census, clean, provenance, sandbox, uki
+from kiosk.build import assemble, clean, sandbox, uki
 from kiosk.build.book import Book, Entry
-from kiosk.build.trees import Forest, Tree, recipe_digest
+from kiosk.build.trees import Forest, recipe_digest
+from kiosk.build.version import Making, Origin, Subject, Timing, next_version, put_in_place
 from kiosk.config import Settings
-from kiosk.errors import BuildError, NotFoundError, StorageError, UsageError
-from kiosk.files import fsync_dir, locked, scratch, storage_errors
+from kiosk.errors import NotFoundError, StorageError, UsageError
+from kiosk.files import locked, scratch, storage_errors
 from kiosk.model.base import Digest
-from kiosk.model.census import write_files
-from kiosk.model.manifest import Artifact, ImageManifest, Source
+from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import Version
-from kiosk.progress import bar
+from kiosk.model.recipe import Recipe
 from kiosk.run import CommandError, run, tool
-from kiosk.store.regions import digests
 
 NEEDED = (
     "debootstrap",
@@ -38,7 +34,6 @@ NEEDED = (
     "mcopy",
     "sfdisk",
 )
-MIB = 1 << 20
 FULL = re.compile(r"[Nn]o space left on device|[Dd]isk full|[Dd]isk quota exceeded")
 
 
@@ -50,22 +45,6 @@ class Request:
     version: Version | None
     root: Path | None
     fresh: bool
-
-
-@dataclass
-class Timing:
-    """Seconds by step."""
-
-    steps: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Counts the time of a block to a step."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.steps[name] = round(time.monotonic() - start, 2)
 
 
 @dataclass(frozen=True)
@@ -137,11 +116,41 @@ def build(settings: Settings, request: Request) -> Built:
             unpack(tree.tar, root)
         staged = folder / "version"
         staged.mkdir(mode=0o755)
-        making = Making(entry, version, tree, recipe_digest(book, entry), trust, timing)
+        with timing.step("clean"):
+            take_boot_files(root, staged)
+            clean.clean(root, tree.date)
+        origin = Origin("recipe", entry.recipe.name, recipe_digest(book, entry), parameters(entry))
+        making = Making(subject(entry.recipe), version, origin, tree.date, trust, timing)
         manifest = making.version(root, staged, folder)
         with timing.step("store"):
-            publish(staged, target)
+            put_in_place(staged, target)
     return Built(manifest, target, tree.reused, trust is not None, timing.steps)
+
+
+def take_boot_files(root: Path, staged: Path) -> None:
+    """Copies the tree's kernel and initrd out of it: an image has them beside its root, not in it."""
+    found = assemble.boot_files(root)
+    shutil.copyfile(found.kernel, staged / "vmlinuz")
+    shutil.copyfile(found.initrd, staged / "initrd")
+
+
+def subject(recipe: Recipe) -> Subject:
+    """What the recipe says about the image."""
+    return Subject(
+        name=recipe.name,
+        description=recipe.description,
+        architecture=recipe.architecture,
+        os=recipe.os,
+        release=recipe.release,
+        policy=recipe.policy,
+        exceptions=recipe.exceptions,
+        size=recipe.size,
+    )
+
+
+def parameters(entry: Entry) -> dict[str, Any]:
+    """What was asked for, as the provenance says it."""
+    return {"recipe": entry.recipe.model_dump(mode="json"), "base": entry.base.model_dump(mode="json")}
 
 
 @contextmanager
@@ -159,94 +168,6 @@ def full_disk(where: Path) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True)
-class Making:
-    """Makes all files of a version from its unpacked tree."""
-
-    entry: Entry
-    number: Version
-    tree: Tree
-    digest: Digest
-    trust: Path | None
-    timing: Timing
-
-    def version(self, root: Path, staged: Path, folder: Path) -> ImageManifest:
-        """Cleans the tree, assembles the disk, and writes the artifacts and the manifest to `staged`."""
-        recipe = self.entry.recipe
-        date = self.tree.date
-        with self.timing.step("clean"):
-            kernel, initrd = staged / "vmlinuz", staged / "initrd"
-            found = assemble.boot_files(root)
-            shutil.copyfile(found.kernel, kernel)
-            shutil.copyfile(found.initrd, initrd)
-            clean.clean(root, date)
-            content = census.tree_digest(root)
-            self._inject(root)
-            clean.clamp(root, date)
-        packages = census.packages(root)
-        _json(staged / "packages.json", packages)
-        (staged / "files.json").write_bytes(write_files(census.files(root)))
-        with self.timing.step("assemble"), bar(f"{recipe.name}: assemble", None, unit="disk"):
-            disk = assemble.assemble(
-                root,
-                assemble.Boot(kernel, initrd),
-                staged / "disk.raw",
-                name=recipe.name,
-                date=date,
-                size=recipe.size * MIB if recipe.size else None,
-                folder=folder,
-            )
-        source = Source(kind="recipe", name=recipe.name, digest=self.digest, tree=content, date=date)
-        with self.timing.step("digest"):
-            artifacts = {
-                key: _artifact(staged / file)
-                for key, file in {
-                    "disk": "disk.raw",
-                    "kernel": "vmlinuz",
-                    "initrd": "initrd",
-                    "packages": "packages.json",
-                    "files": "files.json",
-                }.items()
-            }
-        statement = provenance.statement(
-            recipe, self.entry.base, str(self.number), source, artifacts, packages
-        )
-        (staged / "provenance.json").write_bytes(statement)
-        artifacts["provenance"] = _artifact(staged / "provenance.json")
-        manifest = ImageManifest(
-            name=recipe.name,
-            version=str(self.number),
-            description=recipe.description,
-            architecture=recipe.architecture,
-            os=recipe.os,
-            release=recipe.release,
-            created=datetime.fromtimestamp(date, UTC),
-            source=source,
-            partitions=disk.partitions,
-            verity=disk.verity,
-            cmdline=disk.cmdline,
-            policy=recipe.policy,
-            artifacts=artifacts,
-        )
-        (staged / "manifest.json").write_bytes(manifest.to_json())
-        return manifest
-
-    def _inject(self, root: Path) -> None:
-        """What the guest must know about itself, kept out of the tree so that the tree can be shared."""
-        recipe = self.entry.recipe
-        folder = root / "usr/lib/kiosk"
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        identity = {"schema": "kiosk.image-identity/1", "name": recipe.name, "version": str(self.number)}
-        _json(folder / "image.json", identity)
-        (folder / "policy.json").write_bytes(recipe.policy.to_json())
-        if self.trust is not None:
-            shutil.copyfile(self.trust, folder / "root.json")
-        for name in ("image.json", "policy.json", "root.json"):
-            if (folder / name).exists():
-                (folder / name).chmod(0o644)
-        folder.chmod(0o755)
-
-
 def unpack(tar: Path, root: Path) -> None:
     """Unpacks a tree with its owners and attributes."""
     root.mkdir(mode=0o755)
@@ -254,29 +175,6 @@ def unpack(tar: Path, root: Path) -> None:
     argv += ["--xattrs", "--xattrs-include=*", "--exclude=./dev/*", "--file", tar, "--directory", root]
     run(argv, timeout=1800)
     root.chmod(0o755)
-
-
-def publish(staged: Path, target: Path) -> None:
-    """Moves a finished version to its place, all at once."""
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for path in staged.iterdir():
-            path.chmod(0o644)
-            with path.open("rb") as f:
-                os.fsync(f.fileno())
-        fsync_dir(staged)
-        staged.rename(target)
-        fsync_dir(target.parent)
-
-
-def next_version(folder: Path, date: int) -> Version:
-    """The next version of a day: YYYYMMDD.N, counting on from what is in `folder`."""
-    day = int(datetime.fromtimestamp(date, UTC).strftime("%Y%m%d"))
-    numbers = [0]
-    for path in folder.glob(f"{day}.*"):
-        if path.name.count(".") == 1 and path.name.split(".")[1].isdecimal():
-            numbers.append(int(path.name.split(".")[1]))
-    return Version((day, max(numbers) + 1))
 
 
 def root_of_trust(settings: Settings, given: Path | None) -> Path | None:
@@ -289,14 +187,3 @@ def root_of_trust(settings: Settings, given: Path | None) -> Path | None:
     roots = (settings.repository / "metadata").glob("*.root.json")
     numbered = {int(p.name.split(".")[0]): p for p in roots if p.name.split(".")[0].isdecimal()}
     return numbered[max(numbered)] if numbered else None
-
-
-def _json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _artifact(path: Path) -> Artifact:
-    if not path.is_file():
-        raise BuildError("an artifact was not made", where=str(path))
-    digest, regions = digests(path)
-    return Artifact(file=path.name, size=path.stat().st_size, digest=digest, regions=regions)

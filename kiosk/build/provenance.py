@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kiosk.model.manifest import Artifact, Source
-from kiosk.model.recipe import Base, Recipe
 
-BUILD_TYPE = "https://kiosk.invalid/build/recipe/v1"
+BUILD_TYPE = "https://kiosk.invalid/build/{kind}/v1"
+FOLDERS = {"recipe": "recipes/images", "golden-node": "recipes/golden"}
 
 
 def statement(
-    recipe: Recipe,
-    base: Base,
+    parameters: Mapping[str, Any],
     version: str,
     source: Source,
     artifacts: Mapping[str, Artifact],
     packages: Sequence[Mapping[str, str]],
+    release: str,
 ) -> bytes:
     """The statement as JSON. It says nothing that differs between two builds of the same tree."""
     subjects = [
@@ -27,14 +28,12 @@ def statement(
     tools = {name: importlib.metadata.version(name) for name in ("kiosk", "diskimage-builder")}
     materials = [
         {
-            "name": f"recipes/images/{recipe.name}.toml",
+            "name": f"{FOLDERS[source.kind]}/{source.name}.toml",
             "digest": {"sha256": source.digest.removeprefix("sha256:")},
         },
         {"name": "tree", "digest": {"sha256": source.tree.removeprefix("sha256:")}},
         *(
-            {
-                "uri": f"pkg:deb/debian/{p['name']}@{p['version']}?arch={p['architecture']}&distro={recipe.release}"
-            }
+            {"uri": f"pkg:deb/debian/{p['name']}@{p['version']}?arch={p['architecture']}&distro={release}"}
             for p in packages
         ),
     ]
@@ -44,12 +43,8 @@ def statement(
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": {
-                    "recipe": recipe.model_dump(mode="json"),
-                    "base": base.model_dump(mode="json"),
-                    "version": version,
-                },
+                "buildType": BUILD_TYPE.format(kind=source.kind),
+                "externalParameters": {**parameters, "version": version},
                 "internalParameters": {"sourceDate": source.date},
                 "resolvedDependencies": materials,
             },

@@ -87,6 +87,15 @@ class LayerPolicy(Document):
     environment: bool = True
 
 
+class AuditException(Document):
+    """A finding of the audit that is accepted in this image: the check's name, the path in the image (an fnmatch
+    pattern), and the reason, which is published with the image."""
+
+    check: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,60}$")]
+    path: GuestPath
+    reason: Annotated[str, StringConstraints(min_length=10, max_length=400, pattern=r"^[^\x00-\x1f]*$")]
+
+
 class ImageManifest(Document):
     """A version of an image. `artifacts` has at least disk, kernel, initrd, packages, files."""
 
@@ -103,6 +112,7 @@ class ImageManifest(Document):
     verity: Verity
     cmdline: str
     policy: LayerPolicy
+    exceptions: Annotated[tuple[AuditException, ...], Field(max_length=200)] = ()
     artifacts: dict[FileName, Artifact]
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from kiosk.model.base import Document
-from kiosk.model.manifest import LayerPolicy
+from kiosk.model.manifest import AuditException, LayerPolicy
 from kiosk.model.names import Name
 
 ElementName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+._-]{0,60}$")]
@@ -44,3 +44,4 @@ class Recipe(Document):
     packages: tuple[PackageName, ...] = ()
     size: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
     policy: LayerPolicy = LayerPolicy()
+    exceptions: Annotated[tuple[AuditException, ...], Field(max_length=200)] = ()

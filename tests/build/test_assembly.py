@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.build import census, clean
+from kiosk.build import census, clean, image
 from kiosk.build.book import Book
-from kiosk.build.image import Making, Timing, full_disk, next_version
-from kiosk.build.trees import Tree
+from kiosk.build.image import full_disk
+from kiosk.build.version import Making, Origin, Timing, next_version
 from kiosk.config import Settings
 from kiosk.errors import StorageError
 from kiosk.files import sha256, storage_errors
@@ -33,8 +33,10 @@ def make_version(root: Path, folder: Path, *, trust: Path | None = None) -> tupl
     staged.mkdir(parents=True)
     private.mkdir()
     entry = Book.of(Settings(home=folder)).entry("debian-12-minimal")
-    tree = Tree(folder / "unused.tar", DATE, reused=True)
-    making = Making(entry, Version((20260528, 1)), tree, "sha256:" + "0" * 64, trust, Timing())
+    image.take_boot_files(root, staged)
+    clean.clean(root, DATE)
+    origin = Origin("recipe", entry.recipe.name, "sha256:" + "0" * 64, image.parameters(entry))
+    making = Making(image.subject(entry.recipe), Version((20260528, 1)), origin, DATE, trust, Timing())
     return making.version(root, staged, private), staged
 
 

@@ -1,0 +1,195 @@
+"""From a clean tree, a kernel and an initrd to all files of a version: disk, lists, provenance, manifest.
+
+The same tree, subject, origin, number and date give the same bytes, whether the tree came from a recipe or from a
+golden node.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from kiosk.build import assemble, census, clean, provenance
+from kiosk.errors import BuildError
+from kiosk.files import fsync_dir, storage_errors
+from kiosk.model.base import Digest
+from kiosk.model.census import write_files
+from kiosk.model.manifest import Artifact, AuditException, ImageManifest, LayerPolicy, Source
+from kiosk.model.names import Version
+from kiosk.progress import bar
+from kiosk.store.regions import digests
+
+MIB = 1 << 20
+
+
+@dataclass
+class Timing:
+    """Seconds by step."""
+
+    steps: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Counts the time of a block to a step."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.steps[name] = round(time.monotonic() - start, 2)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an image is before any byte of it: what its recipe or its golden node's definition says.
+    `size` is the root partition's in MiB; without it, what the tree needs."""
+
+    name: str
+    description: str
+    architecture: Literal["x86_64"]
+    os: str
+    release: str
+    policy: LayerPolicy
+    exceptions: tuple[AuditException, ...] = ()
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an image is made from: `digest` identifies it, `parameters` are what was asked for, as JSON."""
+
+    kind: Literal["recipe", "golden-node"]
+    name: str
+    digest: Digest
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Making:
+    """Makes all files of a version."""
+
+    subject: Subject
+    number: Version
+    origin: Origin
+    date: int
+    trust: Path | None
+    timing: Timing
+
+    def version(self, root: Path, staged: Path, folder: Path) -> ImageManifest:
+        """Assembles the clean tree `root` with `vmlinuz` and `initrd`, which are in `staged` already, and
+        writes the artifacts and the manifest beside them. `folder` is private and for what comes between."""
+        subject = self.subject
+        with self.timing.step("census"):
+            clean.clamp(root, self.date)
+            content = census.tree_digest(root)
+            self._inject(root)
+            clean.clamp(root, self.date)
+            packages = census.packages(root)
+            write_json(staged / "packages.json", packages)
+            (staged / "files.json").write_bytes(write_files(census.files(root)))
+        with self.timing.step("assemble"), bar(f"{subject.name}: assemble", None, unit="disk"):
+            disk = assemble.assemble(
+                root,
+                assemble.Boot(staged / "vmlinuz", staged / "initrd"),
+                staged / "disk.raw",
+                name=subject.name,
+                date=self.date,
+                size=subject.size * MIB if subject.size else None,
+                folder=folder,
+            )
+        origin = self.origin
+        source = Source(
+            kind=origin.kind, name=origin.name, digest=origin.digest, tree=content, date=self.date
+        )
+        with self.timing.step("digest"):
+            artifacts = {
+                key: artifact(staged / file)
+                for key, file in {
+                    "disk": "disk.raw",
+                    "kernel": "vmlinuz",
+                    "initrd": "initrd",
+                    "packages": "packages.json",
+                    "files": "files.json",
+                }.items()
+            }
+        statement = provenance.statement(
+            origin.parameters, str(self.number), source, artifacts, packages, subject.release
+        )
+        (staged / "provenance.json").write_bytes(statement)
+        artifacts["provenance"] = artifact(staged / "provenance.json")
+        manifest = ImageManifest(
+            name=subject.name,
+            version=str(self.number),
+            description=subject.description,
+            architecture=subject.architecture,
+            os=subject.os,
+            release=subject.release,
+            created=datetime.fromtimestamp(self.date, UTC),
+            source=source,
+            partitions=disk.partitions,
+            verity=disk.verity,
+            cmdline=disk.cmdline,
+            policy=subject.policy,
+            exceptions=subject.exceptions,
+            artifacts=artifacts,
+        )
+        (staged / "manifest.json").write_bytes(manifest.to_json())
+        return manifest
+
+    def _inject(self, root: Path) -> None:
+        """What the guest must know about itself, kept out of the tree so that the tree can be shared."""
+        subject = self.subject
+        folder = root / "usr/lib/kiosk"
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        identity = {"schema": "kiosk.image-identity/1", "name": subject.name, "version": str(self.number)}
+        write_json(folder / "image.json", identity)
+        (folder / "policy.json").write_bytes(subject.policy.to_json())
+        if self.trust is not None:
+            shutil.copyfile(self.trust, folder / "root.json")
+        for name in ("image.json", "policy.json", "root.json"):
+            if (folder / name).exists():
+                (folder / name).chmod(0o644)
+        folder.chmod(0o755)
+
+
+def put_in_place(staged: Path, target: Path) -> None:
+    """Moves a finished version to its place, all at once."""
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in staged.iterdir():
+            path.chmod(0o644)
+            with path.open("rb") as f:
+                os.fsync(f.fileno())
+        fsync_dir(staged)
+        staged.rename(target)
+        fsync_dir(target.parent)
+
+
+def next_version(folder: Path, date: int) -> Version:
+    """The next version of a day: YYYYMMDD.N, counting on from what is in `folder`."""
+    day = int(datetime.fromtimestamp(date, UTC).strftime("%Y%m%d"))
+    numbers = [0]
+    for path in folder.glob(f"{day}.*"):
+        if path.name.count(".") == 1 and path.name.split(".")[1].isdecimal():
+            numbers.append(int(path.name.split(".")[1]))
+    return Version((day, max(numbers) + 1))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a value as JSON that people can read, the same bytes for the same value."""
+    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def artifact(path: Path) -> Artifact:
+    """A finished file as the manifest names it; BuildError when it was not made."""
+    if not path.is_file():
+        raise BuildError("an artifact was not made", where=str(path))
+    digest, regions = digests(path)
+    return Artifact(file=path.name, size=path.stat().st_size, digest=digest, regions=regions)

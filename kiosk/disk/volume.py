@@ -1,0 +1,42 @@
+"""What a file system holds, as data: the one way in which audits and snapshots look at disks and at folders.
+
+Whoever implements `Volume` reads hostile bytes: names never contain a slash or NUL and are never `.` or `..`,
+a walk ends, what is read stays within bounds, and damage is a CorruptError, never anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Node:
+    """One name in a file system. `path` is absolute (`b"/etc/passwd"`; the root is `b"/"`), `mode` is st_mode,
+    `mtime` in whole seconds, `inode` the same for all names of one file and for no other, `links` how many names
+    the file system says it has. Symbolic links have a target, device nodes a number (major, minor)."""
+
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    inode: int
+    links: int = 1
+    target: bytes | None = None
+    device: tuple[int, int] | None = None
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Volume(Protocol):
+    """A file system that can be read."""
+
+    def nodes(self) -> Iterator[Node]:
+        """Every name, each folder before its content, the root first, names in byte order."""
+        ...
+
+    def read(self, node: Node) -> Iterator[bytes]:
+        """The content of a regular file of this volume, in pieces of at most a megabyte; holes as zeros."""
+        ...
