@@ -7,6 +7,8 @@ export DEBIAN_FRONTEND := noninteractive
 APT := python3-venv ca-certificates binutils cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools \
        ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd systemd-boot-efi tar xz-utils zstd
 
+FAST := -m "not slow" -n 2 --dist loadfile
+
 BENCH := borgbackup casync curl nginx-light restic rsync time zchunk zsync
 
 .PHONY: help demo test test-fast check bench apt clean
@@ -19,11 +21,13 @@ demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, b
 	$(SUDO) $(VENV)/bin/kiosk demo
 
 test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
-	@echo "==> All tests: builds a real image and boots real VMs (20 minutes at the most; $(VENV)/bin/pytest by hand)"
-	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest --durations=10
+	@echo "==> All tests: the fast ones first (20 minutes at the most; $(VENV)/bin/pytest by hand)"
+	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest $(FAST) --durations=5
+	@echo "==> And the slow ones: image builds and VMs"
+	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest -m slow --durations=10
 
 test-fast: $(VENV)/ready ## The tests that need no image and no VM (under two minutes)
-	@$(SUDO) $(VENV)/bin/python -m pytest -m "not slow"
+	@$(SUDO) $(VENV)/bin/python -m pytest $(FAST)
 
 check: $(VENV)/ready ## Style, types, and the direction of imports
 	@echo "==> ruff, mypy, import-linter"

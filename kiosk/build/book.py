@@ -60,15 +60,7 @@ class Book:
         recipe = read_toml(file, Recipe)
         if recipe.name != file.stem:
             raise UsageError(f"name: must be {file.stem!r}, as the file is called", where=str(file))
-        base_file = self._file("bases", recipe.base)
-        if base_file is None:
-            bases = sorted({p.stem for f in self.folders for p in (f / "bases").glob("*.toml")})
-            raise UsageError(
-                f"base: there is no base {recipe.base!r}",
-                where=str(file),
-                hint=_known("Bases", recipe.base, bases),
-            )
-        base = read_toml(base_file, Base)
+        base, base_file = self.base(recipe.base, named_in=file)
         for key in ("os", "release", "architecture"):
             mine, theirs = getattr(recipe, key), getattr(base, key)
             if mine != theirs:
@@ -76,8 +68,19 @@ class Book:
                     f"{key}: is {mine!r}, but the base {recipe.base} has {theirs!r}", where=str(file)
                 )
         self._check_elements(file, recipe.elements)
-        self._check_elements(base_file, base.elements)
         return Entry(recipe, base, file, base_file)
+
+    def base(self, name: str, *, named_in: Path) -> tuple[Base, Path]:
+        """The base `name` and its file; UsageError blaming the file that names it where there is none."""
+        file = self._file("bases", name)
+        if file is None:
+            bases = sorted({p.stem for f in self.folders for p in (f / "bases").glob("*.toml")})
+            raise UsageError(
+                f"base: there is no base {name!r}", where=str(named_in), hint=_known("Bases", name, bases)
+            )
+        base = read_toml(file, Base)
+        self._check_elements(file, base.elements)
+        return base, file
 
     def element(self, name: str) -> Path | None:
         """The folder of an element, or None."""

@@ -27,12 +27,9 @@ def run_confined(
     env: Mapping[str, str],
 ) -> None:
     """Runs a program that mounts things, all of them below `folder`, as `kiosk.run.stream` does."""
-    words: list[str | Path] = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if not root_is_mount():
-        words += ["--propagation", "unchanged"]
     try:
         stream(
-            [*words, sys.executable, "-m", "kiosk.build.jail", *argv],
+            [*namespaces(), "--mount-proc", sys.executable, "-m", "kiosk.build.jail", *argv],
             timeout=timeout,
             log_to=log_to,
             on_line=on_line,
@@ -40,6 +37,23 @@ def run_confined(
         )
     finally:
         unmount_below(folder)
+
+
+def in_tree(tree: Path, argv: Sequence[str], *, timeout: float) -> str:
+    """Runs a program of a root tree in that tree, as root and in its own mount and process namespaces, and
+    returns what it printed. Raises CommandError as `kiosk.run.run` does."""
+    words: list[str | Path] = [*namespaces(), f"--root={tree}", "--wd=/", "--mount-proc"]
+    clean = ["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root"]
+    try:
+        return run([*words, *clean, *argv], timeout=timeout)
+    finally:
+        unmount_below(tree)
+
+
+def namespaces() -> list[str | Path]:
+    """The command that gives a program namespaces which end with it."""
+    words: list[str | Path] = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    return words if root_is_mount() else [*words, "--propagation", "unchanged"]
 
 
 def root_is_mount() -> bool:

@@ -18,6 +18,7 @@ from kiosk.build import dib, guest, mirrors
 from kiosk.build.book import Book, Entry, digest_of
 from kiosk.clock import now, source_date_epoch
 from kiosk.files import storage_errors, write
+from kiosk.model.recipe import Base
 
 DAY = 86400
 KEPT = 6
@@ -46,34 +47,33 @@ class Forest:
         target = self.cache / "trees" / f"{recipe_digest(self.book, entry).removeprefix('sha256:')[:40]}.tar"
         if not fresh and (kept := _kept(target)):
             return kept
-        base = self._base(entry, fresh=fresh)
         recipe = entry.recipe
+        base = self.base(recipe.base, entry.base, fresh=fresh)
         python = self.folder / "guest-python"
         guest.stage(python, release=recipe.release, cache=self.cache)
         env = {"KIOSK_BASE_TREE": str(base.tar), "KIOSK_GUEST_PYTHON": str(python)}
         elements = ("kiosk-unpack", *recipe.elements)
-        tar = self._make(recipe.name, entry, elements, recipe.packages, env)
+        tar = self._make(recipe.name, recipe.release, elements, recipe.packages, env)
         return _keep(tar, target, base.date)
 
-    def _base(self, entry: Entry, *, fresh: bool) -> Tree:
-        key = base_digest(self.book, entry).removeprefix("sha256:")[:40]
+    def base(self, name: str, base: Base, *, fresh: bool) -> Tree:
+        """The base tree called `name`."""
+        key = base_digest(self.book, base).removeprefix("sha256:")[:40]
         target = self.cache / "trees" / f"base-{key}.tar"
         if not fresh and (kept := _kept(target)):
             return kept
         today = int(now().timestamp()) // DAY * DAY
-        name = entry.recipe.base
-        tar = self._make(name, entry, entry.base.elements, entry.base.packages, {})
+        tar = self._make(name, base.release, base.elements, base.packages, {})
         return _keep(tar, target, source_date_epoch() or today)
 
     def _make(
-        self, name: str, entry: Entry, elements: Sequence[str], packages: Sequence[str], env: dict[str, str]
+        self, name: str, release: str, elements: Sequence[str], packages: Sequence[str], env: dict[str, str]
     ) -> Path:
         folder = self.folder / f"dib-{name}"
         folder.mkdir()
         extra = folder / "elements" / "kiosk-packages"
         extra.mkdir(parents=True)
         (extra / "package-installs.json").write_text(json.dumps(dict.fromkeys(packages, "")))
-        release = entry.recipe.release
         found = mirrors.host_mirrors(release)
         mirrors.write_apt_folder(folder / "apt", found, release)
         proxy = {"http_proxy": found.http_proxy} if found.http_proxy else {}
@@ -98,10 +98,10 @@ class Forest:
         return dib.make_tree(job)
 
 
-def base_digest(book: Book, entry: Entry) -> str:
+def base_digest(book: Book, base: Base) -> str:
     """The digest of all that a base tree is made from."""
-    content = digest_of(book.expand(entry.base.elements))
-    definition = entry.base.model_dump(mode="json", exclude={"description"})
+    content = digest_of(book.expand(base.elements))
+    definition = base.model_dump(mode="json", exclude={"description"})
     return _digest([definition, content, source_date_epoch()])
 
 
@@ -109,7 +109,7 @@ def recipe_digest(book: Book, entry: Entry) -> str:
     """The digest of all that an image's tree is made from."""
     content = digest_of(book.expand(("kiosk-unpack", *entry.recipe.elements)))
     definition = entry.recipe.model_dump(mode="json", include={"name", "elements", "packages", "release"})
-    return _digest([base_digest(book, entry), definition, content, guest.digest()])
+    return _digest([base_digest(book, entry.base), definition, content, guest.digest()])
 
 
 def _digest(value: object) -> str:

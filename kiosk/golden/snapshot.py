@@ -1,0 +1,234 @@
+"""`kiosk snapshot`: from a golden node that goes on running to a version of an image, all of it or nothing.
+
+Ready? → capture → tree → sanitise → fit → assemble. Each step works on a private copy; the node is only read, and
+frozen for as long as a point-in-time copy takes to begin. A node that isn't ready gives no image.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kiosk.build import sandbox, uki
+from kiosk.build.book import Book
+from kiosk.build.image import NEEDED, full_disk, root_of_trust
+from kiosk.build.trees import DAY, Forest
+from kiosk.build.version import Making, Origin, Subject, Timing, next_version, put_in_place
+from kiosk.clock import now, source_date_epoch
+from kiosk.config import Settings
+from kiosk.disk.disk import root_volume
+from kiosk.disk.extract import extract
+from kiosk.errors import BuildError, UsageError
+from kiosk.files import locked, scratch, storage_errors
+from kiosk.golden import fit
+from kiosk.golden.definition import Definition, Golden, golden
+from kiosk.golden.ready import ask
+from kiosk.golden.source import Capture, open_source
+from kiosk.golden.workshop import Workshop
+from kiosk.model.manifest import ImageManifest
+from kiosk.model.names import Version
+from kiosk.progress import bar
+from kiosk.run import tool
+from kiosk.sanitise.engine import AccountPolicy, Done, sanitise
+from kiosk.sanitise.rules import load
+
+LEFT_OUT = (
+    "/proc/*",
+    "/sys/*",
+    "/dev/*",
+    "/run/*",
+    "/tmp/*",  # noqa: S108  in the node
+    "/var/tmp/*",  # noqa: S108
+    "/scratch/*",
+    "/mnt/*",
+    "/media/*",
+    "/lost+found",
+    "/swapfile",
+    "/var/cache/apt/archives/*",
+    "/var/lib/cvmfs/*",
+    "/var/cache/cvmfs2/*",
+)
+"""Scratch, temporary and virtual file systems, and caches: never read at all."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a snapshot was asked for."""
+
+    name: str
+    version: Version | None
+    root: Path | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A finished version, what was taken out of it, and what its making took."""
+
+    manifest: ImageManifest
+    folder: Path
+    capture: Capture
+    removed: tuple[Done, ...]
+    trusted: bool
+    dropped: tuple[Version, ...]
+    seconds: dict[str, float]
+
+
+def snapshot(settings: Settings, request: Request) -> Snapshot:
+    """Makes a version of an image from its golden node as the node is now."""
+    sandbox.require_root("kiosk snapshot")
+    for program in NEEDED:
+        tool(program)
+    uki.stub()
+    found = golden(settings, request.name)
+    trust = root_of_trust(settings, request.root)
+    source = open_source(found.definition.source)
+    timing = Timing()
+    with (
+        locked(settings.home / "golden" / f"{request.name}.lock", what=f"a snapshot of {request.name}"),
+        scratch(settings.home / "scratch", prefix="snapshot-") as folder,
+        storage_errors(settings.home),
+        full_disk(settings.home),
+    ):
+        with timing.step("ready"):
+            answer = ask(source, found.definition.ready)
+        with timing.step("capture"):
+            (folder / "capture").mkdir()
+            capture = source.capture(folder / "capture")
+        root = folder / "root"
+        with timing.step("extract"):
+            take_tree(capture, root, found.definition)
+        work = Work(settings, found, root, folder, timing)
+        date = source_date_epoch() or int(now().timestamp()) // DAY * DAY
+        removed = work.clean(date)
+        name = found.definition.name
+        version = request.version or next_version(settings.images / name, date)
+        target = settings.images / name / str(version)
+        if target.exists():
+            raise UsageError(f"{name}@{version} is there already", where=str(target))
+        parameters = {
+            "golden": found.definition.model_dump(mode="json"),
+            "capture": {"method": capture.method, "ready": answer},
+        }
+        origin = Origin("golden-node", name, found.digest, parameters)
+        making = Making(subject(found.definition), version, origin, date, trust, timing)
+        manifest = making.version(root, work.staged, folder)
+        with timing.step("store"):
+            put_in_place(work.staged, target)
+        dropped = drop_old(settings.images / name, found.definition.keep)
+    return Snapshot(manifest, target, capture, removed, trust is not None, dropped, timing.steps)
+
+
+def take_tree(capture: Capture, root: Path, definition: Definition) -> None:
+    """The node's files, but for what is left out, as a tree of our own; the captured disk is dropped."""
+    if capture.tree is not None:
+        capture.tree.rename(root)
+        return
+    assert capture.disk is not None
+    skip = left_out(definition.leave_out)
+    with (
+        root_volume(capture.disk, allow_mount=True) as volume,
+        bar(f"{definition.name}: files", None, unit="file") as progress,
+    ):
+        extract(volume, root, skip=skip, progress=progress.update)
+    capture.disk.unlink()
+
+
+class left_out:  # noqa: N801  a function with a memory
+    """Whether a path is left out: by kiosk's list or the definition's."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = [p.encode() for p in (*LEFT_OUT, *patterns)]
+
+    def __call__(self, path: bytes) -> bool:
+        return any(fnmatch.fnmatchcase(path, p) for p in self._patterns)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The steps between a captured tree and one that can be assembled."""
+
+    settings: Settings
+    golden: Golden
+    root: Path
+    folder: Path
+    timing: Timing
+
+    @property
+    def staged(self) -> Path:
+        """Where the version's files are made."""
+        return self.folder / "version"
+
+    def clean(self, date: int) -> tuple[Done, ...]:
+        """Takes kernel and identity out of the tree, and makes it fit to boot; returns what was taken out."""
+        self.staged.mkdir(mode=0o755)
+        definition = self.golden.definition
+        self.check()
+        with self.timing.step("boot files"):
+            kernel = fit.newest_kernel(self.root)
+            shutil.copyfile(kernel.file, self.staged / "vmlinuz")
+            workshop = self._workshop()
+            workshop.initrd(kernel.modules, self.staged / "initrd")
+        with self.timing.step("sanitise"):
+            book = Book.of(self.settings)
+            removed = sanitise(self.root, load(book.folders), AccountPolicy(definition.accounts))
+        with self.timing.step("fit"):
+            workshop.python(self.root)
+            fit.fit(self.root, network=definition.network, mask=definition.mask)
+        return removed
+
+    def check(self) -> None:
+        """BuildError where the tree is not one of the definition's release, or can't become an image."""
+        definition = self.golden.definition
+        fit.check_shape(self.root)
+        release = fit.release_of(self.root)
+        if (release.id, release.release) != (definition.os, definition.release):
+            raise BuildError(
+                f"the node runs {release.pretty} ({release.id} {release.release}), and its definition says "
+                f"{definition.os} {definition.release}",
+                where=str(self.golden.file),
+            )
+        fit.check_python(self.root, definition.release)
+
+    def _workshop(self) -> Workshop:
+        settings, definition = self.settings, self.golden.definition
+        with locked(settings.build_cache / "lock", what="a build"):
+            made = self.folder / "base"
+            made.mkdir()
+            forest = Forest(Book.of(settings), settings.build_cache, made, settings.home / "logs")
+            base = forest.base(definition.base, self.golden.base, fresh=False)
+        return Workshop(base, definition.release, settings.build_cache, self.folder / "workshop")
+
+
+def subject(definition: Definition) -> Subject:
+    """What the definition says about the image."""
+    return Subject(
+        name=definition.name,
+        description=definition.description,
+        architecture=definition.architecture,
+        os=definition.os,
+        release=definition.release,
+        policy=definition.policy,
+        exceptions=definition.exceptions,
+        size=definition.size,
+    )
+
+
+def drop_old(folder: Path, keep: int) -> tuple[Version, ...]:
+    """Removes all but the newest `keep` built versions of an image; what is published stays published."""
+    for gone in folder.glob(".gone-*"):  # a killed run's
+        shutil.rmtree(gone)
+    versions = []
+    for path in folder.iterdir():
+        try:
+            versions.append(Version.parse(path.name))
+        except UsageError:
+            continue
+    old = sorted(versions)[:-keep]
+    for version in old:
+        gone = folder / f".gone-{version}"  # renamed first: a version is there whole or not at all
+        (folder / str(version)).rename(gone)
+        shutil.rmtree(gone)
+    return tuple(old)
