@@ -5,7 +5,9 @@ VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export DEBIAN_FRONTEND := noninteractive
 APT := python3-venv ca-certificates binutils cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools \
-       ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd systemd-boot-efi tar xz-utils zstd
+       openssh-client ovmf procps qemu-system-x86 qemu-utils squashfs-tools squid systemd systemd-boot-efi tar \
+       xz-utils zstd
+TEST := libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu openssh-server
 
 FAST := -m "not slow" -n 2 --dist loadfile
 
@@ -20,6 +22,7 @@ demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, b
 	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
 	$(SUDO) $(VENV)/bin/kiosk demo
 
+test: APT += $(TEST)
 test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
 	@echo "==> All tests: the fast ones first (20 minutes at the most; $(VENV)/bin/pytest by hand)"
 	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest $(FAST) --durations=5

@@ -32,6 +32,8 @@ PACKAGES = {
     "mmd": "mtools",
     "sfdisk": "fdisk",
     "veritysetup": "cryptsetup-bin",
+    "virsh": "libvirt-clients",
+    "ssh": "openssh-client",
     "objcopy": "binutils",
     "objdump": "binutils",
     "mksquashfs": "squashfs-tools",
@@ -117,7 +119,7 @@ def stream(
     with (
         log_to.open("ab") as out,
         _process(words, env, cwd) as process,
-        _deadline(process, timeout) as expired,
+        deadline(process, timeout) as expired,
     ):
         assert process.stdout is not None
         for raw in process.stdout:
@@ -144,7 +146,7 @@ def attached(
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if capture else None, env=env
     )
-    with _ended(process), _deadline(process, timeout) as expired:
+    with ended(process), deadline(process, timeout) as expired:
         out, _ = process.communicate()
     if process.returncode != 0 or expired:
         raise CommandError(words, process.returncode, f"not done after {timeout:.0f} s" if expired else "")
@@ -167,7 +169,7 @@ def service(
             env=environment(env),
             start_new_session=True,
         )
-    with _ended(process):
+    with ended(process):
         yield process
 
 
@@ -203,12 +205,12 @@ def _process(
         start_new_session=True,
     )
     assert process.stdout is not None
-    with process.stdout, _ended(process):
+    with process.stdout, ended(process):
         yield process
 
 
 @contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Ends the process when the block ends before it: SIGTERM, 30 s to clean up, SIGKILL."""
     try:
         yield
@@ -232,7 +234,8 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 @contextlib.contextmanager
-def _deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[list[bool]]:
+def deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[list[bool]]:
+    """Kills the process (and its group) after `seconds`; the list is not empty then."""
     expired: list[bool] = []
 
     def end() -> None:

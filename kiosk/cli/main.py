@@ -10,17 +10,32 @@ from typing import Annotated
 import typer
 
 from kiosk import config
-from kiosk.cli import build, common, demo, diff, fetch, host, key, layer, mirror, publish, serve, store, vm
+from kiosk.cli import (
+    build,
+    common,
+    demo,
+    diff,
+    fetch,
+    host,
+    key,
+    layer,
+    mirror,
+    publish,
+    serve,
+    show,
+    store,
+    vm,
+)
 from kiosk.errors import Interrupted, UsageError
 
 app = common.app("Build, sign, distribute and contextualize virtual worker nodes for batch farms.")
-for group in (build, key, publish, diff, fetch, layer, store, serve, mirror, host, vm, demo):
+for group in (build, key, publish, show, diff, fetch, layer, store, serve, mirror, host, vm, demo):
     group.register(app)
 
 
-def version(show: bool) -> None:
+def version(wanted: bool) -> None:
     """Prints the version and ends."""
-    if show:
+    if wanted:
         common.say(f"kiosk {importlib.metadata.version('kiosk')}")
         raise typer.Exit
 
