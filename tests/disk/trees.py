@@ -77,7 +77,7 @@ def plant_socket(path: Path) -> None:
 
 
 def listing(volume: Volume) -> dict[bytes, tuple[object, ...]]:
-    """All that a volume says of each path but for lost+found and the root's time, in a form in which two are compared."""
+    """What a volume says of each path (but for lost+found and the root's time), to be compared with another."""
     found: dict[bytes, tuple[object, ...]] = {}
     names: dict[int, bytes] = {}
     for node in volume.nodes():
