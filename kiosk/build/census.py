@@ -1,4 +1,4 @@
-"""What a tree holds: its digest, its files, its packages."""
+"""What a tree holds: its digest, its files. (Its packages: kiosk.packages.)"""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from debian.deb822 import Deb822
-
 from kiosk.build.clean import walk
-from kiosk.errors import BuildError
 from kiosk.model.census import FileEntry
 
 
@@ -71,22 +68,3 @@ def _entry(root: Path, path: Path) -> FileEntry:
 def _text(path: Path) -> str:
     """A path as text; bytes that are not UTF-8 are shown as \\xNN."""
     return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def packages(root: Path) -> list[dict[str, str]]:
-    """The installed packages, from the tree's own dpkg database, sorted by name and architecture."""
-    status = root / "var/lib/dpkg/status"
-    if not status.is_file():
-        raise BuildError("the tree has no dpkg database", where=str(status))
-    found: list[dict[str, str]] = []
-    with status.open(encoding="utf-8") as f:
-        for stanza in Deb822.iter_paragraphs(f, use_apt_pkg=False):
-            if stanza.get("Status", "").endswith(" installed"):
-                found.append(
-                    {
-                        "name": str(stanza["Package"]),
-                        "version": str(stanza["Version"]),
-                        "architecture": str(stanza.get("Architecture", "all")),
-                    }
-                )
-    return sorted(found, key=lambda p: (p["name"], p["architecture"]))

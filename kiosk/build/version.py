@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,9 +21,12 @@ from kiosk.build import assemble, census, clean, provenance
 from kiosk.errors import BuildError
 from kiosk.files import fsync_dir, storage_errors
 from kiosk.model.base import Digest
-from kiosk.model.census import write_files
+from kiosk.model.census import write_files, write_packages
 from kiosk.model.manifest import Artifact, AuditException, ImageManifest, LayerPolicy, Source
 from kiosk.model.names import Version
+from kiosk.packages import Installed, installed
+from kiosk.packages.sbom import Image, sbom
+from kiosk.packages.wheels import Wheel, wheels
 from kiosk.progress import bar
 from kiosk.store.regions import digests
 
@@ -63,12 +66,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Origin:
-    """What an image is made from: `digest` identifies it, `parameters` are what was asked for, as JSON."""
+    """What an image is made from: `digest` identifies it, `parameters` are what was asked for, `internal` what was
+    found out or chosen on the way (a golden node's capture), both as JSON and the same for the same tree."""
 
     kind: Literal["recipe", "golden-node"]
     name: str
     digest: Digest
     parameters: Mapping[str, Any]
+    internal: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ class Making:
             content = census.tree_digest(root)
             self._inject(root)
             clean.clamp(root, self.date)
-            packages = census.packages(root)
-            write_json(staged / "packages.json", packages)
+            packages, brought = installed(root, folder), wheels(root)
+            (staged / "packages.json").write_bytes(write_packages([p.row() for p in packages]))
             (staged / "files.json").write_bytes(write_files(census.files(root)))
         with self.timing.step("assemble"), bar(f"{subject.name}: assemble", None, unit="disk"):
             disk = assemble.assemble(
@@ -119,11 +124,8 @@ class Making:
                     "files": "files.json",
                 }.items()
             }
-        statement = provenance.statement(
-            origin.parameters, str(self.number), source, artifacts, packages, subject.release
-        )
-        (staged / "provenance.json").write_bytes(statement)
-        artifacts["provenance"] = artifact(staged / "provenance.json")
+        with self.timing.step("papers"):
+            self._papers(staged, source, artifacts, packages, brought)
         manifest = ImageManifest(
             name=subject.name,
             version=str(self.number),
@@ -142,6 +144,34 @@ class Making:
         )
         (staged / "manifest.json").write_bytes(manifest.to_json())
         return manifest
+
+    def _papers(
+        self,
+        staged: Path,
+        source: Source,
+        artifacts: dict[str, Artifact],
+        packages: Sequence[Installed],
+        brought: Sequence[Wheel],
+    ) -> None:
+        """The bill of materials, and the statement of where all of it came from."""
+        subject, number = self.subject, str(self.number)
+        image = Image(
+            subject.name, number, subject.description, subject.os, subject.release, self.date, artifacts
+        )
+        (staged / "sbom.json").write_bytes(sbom(image, packages, brought))
+        artifacts["sbom"] = artifact(staged / "sbom.json")
+        statement = provenance.statement(
+            number,
+            source,
+            (subject.os, subject.release),
+            external=self.origin.parameters,
+            internal=self.origin.internal,
+            artifacts=artifacts,
+            packages=packages,
+            wheels=brought,
+        )
+        (staged / "provenance.json").write_bytes(statement)
+        artifacts["provenance"] = artifact(staged / "provenance.json")
 
     def _inject(self, root: Path) -> None:
         """What the guest must know about itself, kept out of the tree so that the tree can be shared."""

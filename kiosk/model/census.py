@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -20,11 +20,18 @@ LARGEST = 64 << 20
 
 
 class Package(Document):
-    """An installed package."""
+    """An installed package. An rpm's version is EPOCH:VERSION-RELEASE, without EPOCH: where it has none.
+
+    `source` is the package that it was built from, where that has another name, and `source_version` where that
+    has another version. Lists of older builds know neither.
+    """
 
     name: str
     version: str
     architecture: str
+    kind: Literal["deb", "rpm"] = "deb"
+    source: str | None = None
+    source_version: str | None = None
 
 
 class FileEntry(Document):
@@ -54,6 +61,12 @@ def read_packages(data: bytes, *, where: str) -> tuple[Package, ...]:
         return _PACKAGES.validate_json(data)
     except ValidationError as e:
         raise CorruptError(f"is not a list of packages: {explain(e)}", where=where) from None
+
+
+def write_packages(packages: Sequence[Package]) -> bytes:
+    """A list of packages as JSON that people can read; what has its usual value is left out."""
+    rows = [p.model_dump(exclude_defaults=True) for p in packages]
+    return (json.dumps(rows, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read_files(data: bytes, *, where: str) -> tuple[FileEntry, ...]:

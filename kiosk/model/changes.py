@@ -1,7 +1,8 @@
 """What is different between two versions: their packages and their files. Pure.
 
-Packages are compared as Debian does it (`1.0~rc1` is below `1.0`); files by what their rows say of them. Where
-one of the lists has bare paths only, added and removed files are known, and changed ones are not.
+Versions are compared as dpkg and rpm do it (`1.0~rc1` is below `1.0`), each for its own packages; files by what
+their rows say of them. Where one of the lists has bare paths only, added and removed files are known, and changed
+ones are not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from debian.debian_support import version_compare
+from rpm_version import evr_compare as rpm_compare
 
 from kiosk.model.base import Document
 from kiosk.model.census import FileEntry, Package
@@ -51,30 +53,47 @@ class FileChanges(Document):
 
 
 def packages(before: Iterable[Package], after: Iterable[Package]) -> PackageChanges:
-    """Compares lists of packages, each package by name and architecture."""
-    old = {(p.name, p.architecture): p for p in before}
-    new = {(p.name, p.architecture): p for p in after}
-    changed = [
-        PackageChange(
-            name=key[0],
-            architecture=key[1],
-            before=old[key].version,
-            after=p.version,
-            direction=_direction(old[key].version, p.version),
-        )
-        for key, p in sorted(new.items())
-        if key in old and old[key].version != p.version
-    ]
-    return PackageChanges(
-        added=tuple(p for key, p in sorted(new.items()) if key not in old),
-        removed=tuple(p for key, p in sorted(old.items()) if key not in new),
-        changed=tuple(changed),
+    """Compares lists of packages, each package by name and architecture. Of packages that are there in several
+    versions at a time (rpm's kernels), one that goes and one that comes are a change, more are not."""
+    old, new = _versions(before), _versions(after)
+    added: list[Package] = []
+    removed: list[Package] = []
+    changed: list[PackageChange] = []
+    for key in sorted(old.keys() | new.keys()):
+        gone = [p for v, p in sorted(old.get(key, {}).items()) if v not in new.get(key, {})]
+        came = [p for v, p in sorted(new.get(key, {}).items()) if v not in old.get(key, {})]
+        if len(gone) == len(came) == 1:
+            changed.append(_change(gone[0], came[0]))
+        else:
+            removed += gone
+            added += came
+    return PackageChanges(added=tuple(added), removed=tuple(removed), changed=tuple(changed))
+
+
+def _versions(listed: Iterable[Package]) -> dict[tuple[str, str], dict[str, Package]]:
+    found: dict[tuple[str, str], dict[str, Package]] = {}
+    for package in listed:
+        found.setdefault((package.name, package.architecture), {})[package.version] = package
+    return found
+
+
+def _change(before: Package, after: Package) -> PackageChange:
+    return PackageChange(
+        name=after.name,
+        architecture=after.architecture,
+        before=before.version,
+        after=after.version,
+        direction=direction(before, after),
     )
 
 
-def _direction(before: str, after: str) -> Direction:
+def direction(before: Package, after: Package) -> Direction:
+    """Which way a package went."""
     try:
-        order = version_compare(before, after)
+        if before.kind != after.kind:
+            return "changed"
+        compare = rpm_compare if after.kind == "rpm" else version_compare
+        order = compare(before.version, after.version)
     except ValueError:
         return "changed"
     return "upgraded" if order < 0 else "downgraded" if order > 0 else "changed"
