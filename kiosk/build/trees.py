@@ -109,7 +109,7 @@ def recipe_digest(book: Book, entry: Entry) -> str:
     """The digest of all that an image's tree is made from."""
     content = digest_of(book.expand(("kiosk-unpack", *entry.recipe.elements)))
     definition = entry.recipe.model_dump(mode="json", include={"name", "elements", "packages", "release"})
-    return _digest([base_digest(book, entry), definition, content, guest.digest()])
+    return _digest([base_digest(book, entry), definition, content, guest.digest(entry.recipe.release)])
 
 
 def _digest(value: object) -> str:
