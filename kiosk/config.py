@@ -10,7 +10,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,28 +19,41 @@ from kiosk.errors import UsageError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_toml(path: Path, model: type[Model]) -> Model:
-    """Reads a TOML file as `model`; UsageError naming file and key when it does not fit."""
+def parse_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's tables; UsageError naming the file when it is missing, not TOML, or larger than 1 MiB."""
     try:
         if path.stat().st_size > 1 << 20:
             raise UsageError("is larger than 1 MiB", where=str(path))
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError("there is no such file", where=str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UsageError(f"is not valid TOML: {e}", where=str(path)) from None
+
+
+def read_toml(path: Path, model: type[Model]) -> Model:
+    """Reads a TOML file as `model`; UsageError naming file and key when it does not fit."""
+    try:
+        return model.model_validate(parse_toml(path))
     except ValidationError as e:
-        fault = e.errors(include_url=False)[0]
+        key, said = faults(e)[0]
+        what = said if said.startswith("unknown key") else f"{key}: {said}"
+        raise UsageError(what, where=str(path), hint=f"Keys of this file: {known_keys(model)}") from None
+
+
+def faults(error: ValidationError) -> list[tuple[str, str]]:
+    """All that a validation found, each as its key and what is wrong with it."""
+    found = []
+    for fault in error.errors(include_url=False):
         key = ".".join(str(p) for p in fault["loc"]) or "document"
-        known = ", ".join(sorted(f.alias or n for n, f in model.model_fields.items()))
-        what = (
-            f"unknown key {key!r}"
-            if fault["type"] == "extra_forbidden"
-            else f"{key}: missing"
-            if fault["type"] == "missing"
-            else f"{key}: {fault['msg'].removeprefix('Value error, ')}"
-        )
-        raise UsageError(what, where=str(path), hint=f"Keys of this file: {known}") from None
+        said = {"extra_forbidden": f"unknown key {key!r}", "missing": "missing"}
+        found.append((key, said.get(fault["type"], fault["msg"].removeprefix("Value error, "))))
+    return found
+
+
+def known_keys(model: type[BaseModel]) -> str:
+    """The keys that a file of this model may have at its top."""
+    return ", ".join(sorted(f.alias or n for n, f in model.model_fields.items()))
 
 
 @dataclass(frozen=True)

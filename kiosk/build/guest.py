@@ -1,7 +1,8 @@
 """kiosk's agent for the guest: contextualize and the wheels that it needs, for the guest's own Python.
 
 The wheels have the versions that kiosk itself runs with here, so that both ends of the chain of trust are the
-same code. They are kept between builds.
+same code; a release whose Python is too old for one of these has the last version that runs on it (OLDER). They
+are kept between builds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from kiosk.files import scratch
 from kiosk.run import CommandError, run
 
 NEEDS = ("cryptography", "securesystemslib", "tuf")
-PYTHONS = {"bullseye": "3.9", "bookworm": "3.11", "trixie": "3.13"}
+PYTHONS = {"bullseye": "3.9.2", "bookworm": "3.11", "trixie": "3.13"}
+OLDER = {
+    "bullseye": {"cffi": "2.0.0", "pycparser": "3.0", "securesystemslib": "1.3.1", "tuf": "6.0.0"},
+}
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 USELESS = ("bin", "*.dist-info/RECORD", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER", "*/tests", "*/test")
 
@@ -32,15 +36,17 @@ def contextualize_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def constraints() -> dict[str, str]:
-    """The versions of all distributions installed here, by normalised name, without kiosk itself."""
+def constraints(release: str) -> dict[str, str]:
+    """The versions of all distributions installed here, by normalised name, without kiosk itself, and with the
+    older ones that the release's Python needs."""
     found = {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+    found |= OLDER.get(release, {})
     return {name: found[name] for name in sorted(found) if name != "kiosk"}
 
 
-def digest() -> str:
+def digest(release: str) -> str:
     """The digest of what `stage` would make, for the key of a tree."""
-    wheels = hashlib.sha256(repr((NEEDS, constraints(), PLATFORMS)).encode()).hexdigest()
+    wheels = hashlib.sha256(repr((NEEDS, constraints(release), PLATFORMS)).encode()).hexdigest()
     return hashlib.sha256((digest_of([contextualize_folder()]) + wheels).encode()).hexdigest()
 
 
@@ -60,7 +66,7 @@ def wheels(release: str, cache: Path) -> Path:
         raise UsageError(
             f"kiosk doesn't know the Python of {release}", hint=f"Releases: {', '.join(PYTHONS)}"
         )
-    pinned = constraints()
+    pinned = constraints(release)
     key = hashlib.sha256(repr((release, NEEDS, pinned, PLATFORMS, USELESS)).encode()).hexdigest()[:32]
     target = cache / "python" / key
     if target.is_dir():

@@ -21,6 +21,10 @@ MAIN = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstable", "testing")
+"""Names of Debian's releases. Only its own archives have NAME-updates and NAME-security; vendors' have NAME."""
+NOT_ALL = re.compile(r"snapshot|//archive\.debian\.org/")
+"""Archives of Debian that have one day, or old releases alone."""
 INSIDE = "/tmp/kiosk-apt"  # noqa: S108  in the chroot
 OPTION = re.compile(r'^(Acquire::[A-Za-z0-9:._/-]+) "([^"\n]*)";$')
 PASSED_ON = re.compile(
@@ -76,20 +80,23 @@ def read_options(dump: str) -> tuple[tuple[str, str], ...]:
 
 
 def host_mirrors(release: str, etc: Path = Path("/etc/apt")) -> Mirrors:
-    """The build host's mirrors for `release`; Debian's public archive where it has none."""
+    """The build host's mirrors for `release`: those it has for that release itself, else those it has for
+    another one of Debian's (a mirror carries all that are current), else Debian's public archive."""
     sources: list[Source] = []
     for file in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if file.is_file() and file.suffix in (".list", ".sources"):
             text = file.read_text(encoding="utf-8", errors="replace")
             sources += read_list(text) if file.suffix == ".list" else read_sources(text)
-    usable = [s for s in sources if s.uri.startswith(("http://", "https://")) and "snapshot" not in s.uri]
-    main = next((s.uri for s in usable if release in s.suites and "debian" in s.uri), MAIN)
-    security = next((s.uri for s in usable if f"{release}-security" in s.suites), SECURITY)
+    usable = [s for s in sources if s.uri.startswith(("http://", "https://")) and not NOT_ALL.search(s.uri)]
+    main = [s.uri for s in usable if release in s.suites and "debian" in s.uri]
+    main += [s.uri for s in usable if any(f"{r}-updates" in s.suites for r in RELEASES)]
+    security = [s.uri for s in usable if f"{release}-security" in s.suites]
+    security += [s.uri for s in usable if any(f"{r}-security" in s.suites for r in RELEASES)]
     try:
         options = read_options(run(["apt-config", "dump"], timeout=30))
     except (MissingToolError, CommandError):
         options = ()
-    return Mirrors(main, security, options)
+    return Mirrors((*main, MAIN)[0], (*security, SECURITY)[0], options)
 
 
 def keyring() -> Path:

@@ -109,7 +109,8 @@ def recipe_digest(book: Book, entry: Entry) -> str:
     """The digest of all that an image's tree is made from."""
     content = digest_of(book.expand(("kiosk-unpack", *entry.recipe.elements)))
     definition = entry.recipe.model_dump(mode="json", include={"name", "elements", "packages", "release"})
-    return _digest([base_digest(book, entry.base), definition, content, guest.digest()])
+    release = entry.recipe.release
+    return _digest([base_digest(book, entry.base), definition, content, guest.digest(release)])
 
 
 def _digest(value: object) -> str:

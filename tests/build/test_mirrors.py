@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from kiosk.build.mirrors import (
     MAIN,
     SECURITY,
@@ -78,8 +80,38 @@ def test_one_line_sources(tmp_path: Path) -> None:
     ]
 
 
-def test_a_host_of_another_release_uses_the_public_archive(tmp_path: Path) -> None:
+def test_a_host_of_another_release_uses_its_own_mirrors_which_carry_all_releases(tmp_path: Path) -> None:
     found = host_mirrors("trixie", host(tmp_path, "debian.sources", DEB822))
+    assert (found.main, found.security) == (
+        "http://mirror.example/debian",
+        "https://mirror.example/debian-security",
+    )
+
+
+def test_a_mirror_that_lists_the_release_goes_before_one_that_lists_another(tmp_path: Path) -> None:
+    host(tmp_path, "debian.sources", DEB822)
+    host(tmp_path, "trixie.list", "deb http://new.example/debian trixie main\n")
+    found = host_mirrors("trixie", tmp_path)
+    assert (found.main, found.security) == (
+        "http://new.example/debian",
+        "https://mirror.example/debian-security",
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "deb https://vendor.example/linux/debian bookworm stable",
+        "deb https://vendor.example/debian bookworm main",
+        "deb http://snapshot.example/archive/debian/20260101T000000Z bookworm-updates main",
+        "deb http://archive.debian.org/debian bullseye-updates main",
+        "deb http://archive.ubuntu.example/ubuntu jammy-updates main",
+        "deb http://security.ubuntu.example/ubuntu jammy-security main",
+        "deb file:///srv/debian bookworm-updates main",
+    ],
+)
+def test_what_is_not_known_to_be_a_whole_mirror_serves_no_other_release(tmp_path: Path, line: str) -> None:
+    found = host_mirrors("trixie", host(tmp_path, "other.list", line + "\n"))
     assert (found.main, found.security) == (MAIN, SECURITY)
     nothing = tmp_path / "empty"
     nothing.mkdir()

@@ -66,7 +66,7 @@ def test_a_users_folder_adds_recipes_and_elements(own: Path) -> None:
         ('base = "debian-12"\n', "", "base: missing"),
         ('"my-element"', '"my-elemant"', "no element 'my-elemant'"),
         ('"my-element"', '"../../etc"', "elements.1"),
-        ('base = "debian-12"', 'base = "debian-13"', "no base 'debian-13'"),
+        ('base = "debian-12"', 'base = "debian-14"', "no base 'debian-14'"),
         ('release = "bookworm"', 'release = "trixie"', "release: is 'trixie'"),
         ('name = "mine"', 'name = "other"', "name: must be 'mine'"),
         ('"curl"', '"--allow-unauthenticated"', "packages.0"),
