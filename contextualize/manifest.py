@@ -77,7 +77,9 @@ def image_manifest(data: bytes, where: str) -> ImageManifest:
     f = read(data, where)
     f.schema("kiosk.image/1")
     if not f.has("verity"):
-        raise Refused(f"{where}: an imported image: it has no root hash that a guest could check itself against")
+        raise Refused(
+            f"{where}: an imported image: it has no root hash that a guest could check itself against"
+        )
     return ImageManifest(
         f.text("name", NAME),
         f.text("version", VERSION),

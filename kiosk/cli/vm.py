@@ -89,7 +89,9 @@ def start(
     """
     from kiosk.cli.vm_start import Order, launch, plan
 
-    driver = cloud(ctx, accel, None if direct_kernel is None else "direct-kernel" if direct_kernel else "uefi")
+    driver = cloud(
+        ctx, accel, None if direct_kernel is None else "direct-kernel" if direct_kernel else "uefi"
+    )
     order = Order(
         image=image,
         layers=tuple(layer or ()),
@@ -115,7 +117,9 @@ def start(
         return
     state, took = launch(driver, settings(ctx).host / "metadata", planned, timeout if wait else None)
     if json:
-        emit({**facts(state), "seconds_to_ready": round(took, 2) if took and state.phase == "ready" else None})
+        emit(
+            {**facts(state), "seconds_to_ready": round(took, 2) if took and state.phase == "ready" else None}
+        )
     elif state.phase == "running":
         say(f"{state.id} {state.name} is running: {state.image}, an imported image: {UNKNOWN}")
     elif took is None:
