@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Dict, Tuple
 
 from contextualize.document import DIGEST, GUEST_PATH, NAME, VERSION, Fields, LayerName, read
+from contextualize.errors import Refused
 
 ENV_NAME = r"[A-Z][A-Z0-9_]{0,60}"
 ENV_VALUE = r"[A-Za-z0-9 _./:,;=+@%~^!?(){}\[\]<>#*|&-]{0,1000}"
@@ -75,6 +76,10 @@ def image_manifest(data: bytes, where: str) -> ImageManifest:
     """Reads an image's manifest (schema kiosk.image/1)."""
     f = read(data, where)
     f.schema("kiosk.image/1")
+    if not f.has("verity"):
+        raise Refused(
+            f"{where}: an imported image: it has no root hash that a guest could check itself against"
+        )
     return ImageManifest(
         f.text("name", NAME),
         f.text("version", VERSION),

@@ -75,7 +75,8 @@ def build(
     tree = "kept tree" if built.reused_tree else "new tree"
     common.say(f"{built.manifest.ref}  {common.size(disk.size)}  {seconds:.0f} s ({tree})")
     common.say(f"  disk      {disk.digest}")
-    common.say(f"  verity    {built.manifest.verity.root_hash}")
+    if built.manifest.verity is not None:
+        common.say(f"  verity    {built.manifest.verity.root_hash}")
     common.say(f"  folder    {built.folder}")
     if not built.trusted:
         common.say("  trusts    nobody: run `kiosk init` or give --root, and build again to contextualize it")

@@ -13,8 +13,10 @@ from kiosk.errors import GuestError, UsageError
 if TYPE_CHECKING:
     from kiosk.cloud.api import VmState
     from kiosk.cloud.qemu.driver import QemuCloud
+    from kiosk.cloud.qemu.record import Boot
 
 Which = Annotated[str, typer.Argument(metavar="VM", help="The VM's id or name.")]
+UNKNOWN = "no report of its guest is expected"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -31,7 +33,7 @@ def register(root: typer.Typer) -> None:
     group.command("exec", context_settings={"ignore_unknown_options": True})(execute)
 
 
-def cloud(ctx: typer.Context, accel: str = "auto", boot: str = "direct-kernel") -> QemuCloud:
+def cloud(ctx: typer.Context, accel: str = "auto", boot: Boot | None = None) -> QemuCloud:
     """The local driver with the folders of this call's settings."""
     from kiosk.cloud.hostcache import HostCache
     from kiosk.cloud.qemu.driver import QemuCloud
@@ -39,7 +41,7 @@ def cloud(ctx: typer.Context, accel: str = "auto", boot: str = "direct-kernel") 
     if accel not in ("auto", "kvm", "tcg"):
         raise UsageError(f"{accel!r} is not a kind of acceleration", hint="Write auto, kvm or tcg.")
     s = settings(ctx)
-    return QemuCloud(s.vms, HostCache(s.host), accel, "direct-kernel" if boot == "direct-kernel" else "uefi")  # type: ignore[arg-type]
+    return QemuCloud(s.vms, HostCache(s.host), accel, boot)  # type: ignore[arg-type]
 
 
 def seconds(text: str) -> int:
@@ -70,23 +72,26 @@ def start(
         str, typer.Option(help="kvm, tcg (emulation), or auto: KVM where a test guest runs.")
     ] = "auto",
     direct_kernel: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--direct-kernel/--uefi",
-            help="Start the kernel and initrd of the host cache (quicker), or the disk by UEFI firmware.",
+            help="Start the kernel and initrd of the host cache (quicker; the default), or the disk by UEFI firmware "
+            "(an imported image: by the firmware that its disk is for).",
         ),
-    ] = True,
+    ] = None,
     network: Annotated[bool, typer.Option(help="Outgoing network for the guest.")] = True,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Starts a VM and waits until it is ready.
+    """Starts a VM and waits until it is ready. (An imported image's guest reports nothing: its VM is `running`.)
 
     `kiosk vm start debian-12-minimal --layer site/example/base --layer experiment/demo/software --flavour c1`
     """
     from kiosk.cli.vm_start import Order, launch, plan
 
-    driver = cloud(ctx, accel, "direct-kernel" if direct_kernel else "uefi")
+    driver = cloud(
+        ctx, accel, None if direct_kernel is None else "direct-kernel" if direct_kernel else "uefi"
+    )
     order = Order(
         image=image,
         layers=tuple(layer or ()),
@@ -112,7 +117,11 @@ def start(
         return
     state, took = launch(driver, settings(ctx).host / "metadata", planned, timeout if wait else None)
     if json:
-        emit({**facts(state), "seconds_to_ready": None if took is None else round(took, 2)})
+        emit(
+            {**facts(state), "seconds_to_ready": round(took, 2) if took and state.phase == "ready" else None}
+        )
+    elif state.phase == "running":
+        say(f"{state.id} {state.name} is running: {state.image}, an imported image: {UNKNOWN}")
     elif took is None:
         say(f"{state.id} {state.name} is booting; `kiosk vm list` shows when it is ready")
     else:
@@ -153,6 +162,7 @@ def list_(ctx: typer.Context, json: Json = False) -> None:
     for state in found:
         f = facts(state)
         note = ": ".join(x for x in (state.stage if state.phase != "ready" else None, state.reason) if x)
+        note = f"imported: {UNKNOWN}" if state.phase == "running" else note
         layers = " + ".join(state.layers)
         rows.append([state.id, state.name, state.image, layers, state.phase, age(float(str(f["age"]))), note])
     table(["id", "name", "image", "layers", "state", "age#", "what"], rows)

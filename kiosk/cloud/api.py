@@ -14,8 +14,9 @@ from typing import Literal, Protocol
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef
 
-Phase = Literal["starting", "booting", "ready", "stopping", "failed", "stopped"]
+Phase = Literal["starting", "booting", "ready", "running", "stopping", "failed", "stopped"]
 """starting: the machine is being made; booting: it runs; ready: its guest verified everything and said so;
+running: it runs, and nothing is known of its guest, since it is of an imported image;
 stopping: the guest is shutting down; failed: it will never be ready (see `reason`); stopped: it ended itself."""
 
 

@@ -23,13 +23,14 @@ class NotReady(GuestError):
 
 
 def wait(look: Callable[[], VmState], *, timeout: float, on_look: Callable[[VmState, float], None]) -> float:
-    """Waits until the VM that `look` shows is ready, and returns the seconds that took; NotReady otherwise."""
+    """Waits until the VM that `look` shows is ready, and returns the seconds that took; NotReady otherwise.
+    A guest that reports nothing (an imported image's) is waited for until it runs."""
     start = time.monotonic()
     while True:
         state = look()
         waited = time.monotonic() - start
         on_look(state, waited)
-        if state.phase == "ready":
+        if state.phase in ("ready", "running"):
             return waited
         if state.phase in ("failed", "stopped", "stopping"):
             raise NotReady(state.reason or f"the VM is {state.phase}", stage=state.stage)

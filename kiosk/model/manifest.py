@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from kiosk.model.base import Digest, Document, Size
 from kiosk.model.names import ImageRef, LayerKind, LayerRef, Name, Version, VersionText
@@ -68,9 +68,12 @@ class Verity(Document):
 
 
 class Source(Document):
-    """What an image was made from. `date` is SOURCE_DATE_EPOCH, seconds; `tree` the digest of the tree."""
+    """What an image was made from. `date` is SOURCE_DATE_EPOCH, seconds; `tree` the digest of the tree.
 
-    kind: Literal["recipe", "golden-node"]
+    An imported image has the digest of the file that was given, and as `tree` that of its disk.
+    """
+
+    kind: Literal["recipe", "golden-node", "import"]
     name: str
     digest: Digest
     tree: Digest
@@ -97,7 +100,10 @@ class AuditException(Document):
 
 
 class ImageManifest(Document):
-    """A version of an image. `artifacts` has at least disk, kernel, initrd, packages, files."""
+    """A version of an image. `artifacts` has at least disk, kernel, initrd, packages, files.
+
+    An imported image is kept as it came: it has a disk, and no kernel, initrd, verity or command line.
+    """
 
     schema_: Literal["kiosk.image/1"] = Field("kiosk.image/1", alias="schema")
     name: Name
@@ -109,8 +115,8 @@ class ImageManifest(Document):
     created: datetime
     source: Source
     partitions: tuple[Partition, ...]
-    verity: Verity
-    cmdline: str
+    verity: Verity | None = None
+    cmdline: str = ""
     policy: LayerPolicy
     exceptions: Annotated[tuple[AuditException, ...], Field(max_length=200)] = ()
     artifacts: dict[FileName, Artifact]
@@ -119,6 +125,17 @@ class ImageManifest(Document):
     def ref(self) -> ImageRef:
         """Its name and version."""
         return ImageRef(self.name, Version.parse(self.version))
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came from elsewhere: then kiosk's agent is not in it, and it reports nothing."""
+        return self.source.kind == "import"
+
+    @model_validator(mode="after")
+    def _whole(self) -> ImageManifest:
+        if self.verity is None and not self.imported:
+            raise ValueError("only an imported image is without verity")
+        return self
 
 
 class User(Document):

@@ -8,11 +8,12 @@ from pathlib import Path
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, UsageError
 from kiosk.files import sha256
-from kiosk.model.manifest import Artifact, Manifest, read_manifest
+from kiosk.model.manifest import Artifact, ImageManifest, Manifest, read_manifest
 from kiosk.model.names import Ref, Version
 
 LARGEST_MANIFEST = 4 << 20
 REQUIRED = {"kiosk.image/1": ("disk", "kernel", "initrd"), "kiosk.layer/1": ("layer",)}
+REQUIRED_IMPORTED = ("disk",)
 
 
 def built_folder(settings: Settings, ref: Ref) -> Path:
@@ -59,7 +60,9 @@ def read_built(folder: Path) -> Manifest:
     if len(data) > LARGEST_MANIFEST:
         raise CorruptError(f"is larger than {LARGEST_MANIFEST} bytes", where=str(path))
     manifest = read_manifest(data, where=str(path))
-    missing = [n for n in REQUIRED[manifest.schema_] if n not in manifest.artifacts]
+    imported = isinstance(manifest, ImageManifest) and manifest.imported
+    required = REQUIRED_IMPORTED if imported else REQUIRED[manifest.schema_]
+    missing = [n for n in required if n not in manifest.artifacts]
     if missing:
         raise CorruptError(f"names no {', '.join(missing)}", where=str(path))
     for artifact in manifest.artifacts.values():

@@ -26,7 +26,7 @@ def hash_tree(manifest: Manifest, name: str, path: Path) -> Tree | None:
 
     CorruptError when the tree is not that of the data, or its root hash not the manifest's.
     """
-    if not isinstance(manifest, ImageManifest) or name != "disk":
+    if not isinstance(manifest, ImageManifest) or name != "disk" or manifest.verity is None:
         return None
     places = {p.label: p.offset for p in manifest.partitions}
     data, hashes = places.get(manifest.verity.data), places.get(manifest.verity.hash)

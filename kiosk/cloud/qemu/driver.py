@@ -41,6 +41,7 @@ from kiosk.errors import (
     KioskError,
     MissingToolError,
     NotFoundError,
+    PolicyError,
     UsageError,
     VerificationError,
 )
@@ -52,6 +53,8 @@ from kiosk.run import detached, run, tool
 log = logger(__name__)
 
 FIRMWARE = Path("/usr/share/OVMF")
+ESP = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
+"""A partition that UEFI firmware starts from, by its type in a GPT and in an MBR."""
 KEPT = ("vm.json", "end.json", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
 SPAWN, POWERDOWN, QUIT = 30.0, 60.0, 5.0
 CAN = Capabilities(layers=True, report=True, console=True, execute=True)
@@ -59,12 +62,13 @@ CAN = Capabilities(layers=True, report=True, console=True, execute=True)
 
 @dataclass(frozen=True)
 class QemuCloud:
-    """The local driver. `vms` is the folder of all VMs, `cache` the host cache."""
+    """The local driver. `vms` is the folder of all VMs, `cache` the host cache. VMs boot as `boot` says, or (None)
+    as suits the image: by its kernel, and an imported one, which has none, by the firmware that its disk is for."""
 
     vms: Path
     cache: HostCache
     accel: Literal["kvm", "tcg", "auto"] = "auto"
-    boot: Boot = "direct-kernel"
+    boot: Boot | None = None
     name: str = "qemu"
     capabilities: Capabilities = CAN
 
@@ -73,8 +77,14 @@ class QemuCloud:
     def start(self, spec: VmSpec) -> VmState:
         """Starts a VM. Whatever stops it half-way, no process and no folder are left."""
         manifest = self.cache.image(spec.image)
+        boot = boot_of(manifest, self.boot)
+        if manifest.imported and spec.layers:
+            raise PolicyError(
+                f"{spec.image} is imported: kiosk's agent, which mounts layers, is not in it",
+                hint="Start it without --layer.",
+            )
         chosen = accel.choose(self.accel, self.vms / "accel.json")
-        with self._intent(spec, chosen) as (folder, made):
+        with self._intent(spec, chosen, boot, reports=not manifest.imported) as (folder, made):
             try:
                 disks = self._make(folder, made, spec, manifest)
                 self._spawn(folder, made, disks)
@@ -151,13 +161,15 @@ class QemuCloud:
     # -- how ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _intent(self, spec: VmSpec, chosen: record.Accel) -> Iterator[tuple[Path, Record]]:
+    def _intent(
+        self, spec: VmSpec, chosen: record.Accel, boot: Boot = "direct-kernel", *, reports: bool = True
+    ) -> Iterator[tuple[Path, Record]]:
         """Writes down a VM that will be, whose name no other has, and holds its start lock for the block."""
         identity = str(uuid.uuid4())
         made = Record(
             id=identity[:8], uuid=identity, name=spec.name, image=str(spec.image),
-            layers=tuple(map(str, spec.layers)), flavour=spec.flavour, boot=self.boot, accel=chosen,
-            network=spec.network, created=clock.now(), lifetime=spec.lifetime,
+            layers=tuple(map(str, spec.layers)), flavour=spec.flavour, boot=boot, accel=chosen,
+            network=spec.network, created=clock.now(), lifetime=spec.lifetime, reports=reports,
         )  # fmt: skip
         hidden, folder = self.vms / f".{made.id}.new", self.vms / made.id
         with contextlib.ExitStack() as stack:
@@ -287,7 +299,8 @@ class QemuCloud:
             manifest = self.cache.manifest(found.refs[0])
         except KioskError:
             return None
-        return manifest.verity.root_hash if isinstance(manifest, ImageManifest) else None
+        verity = manifest.verity if isinstance(manifest, ImageManifest) else None
+        return verity.root_hash if verity is not None else None
 
     @contextlib.contextmanager
     def _not_starting(self, folder: Path) -> Iterator[None]:
@@ -296,6 +309,21 @@ class QemuCloud:
 
     def _absent(self, id: str) -> NotFoundError:
         return NotFoundError(f"there is no VM {id[:80]!r}", where=str(self.vms), hint="See `kiosk vm list`.")
+
+
+def boot_of(manifest: ImageManifest, wanted: Boot | None) -> Boot:
+    """How a VM of this image boots: as is wanted, or as suits it. UsageError where there is no kernel to start."""
+    has_kernel = "kernel" in manifest.artifacts and "initrd" in manifest.artifacts
+    if wanted == "direct-kernel" and not has_kernel:
+        raise UsageError(
+            f"{manifest.ref} has no kernel beside its disk (it is imported), so there is none to start directly",
+            hint="Leave out --direct-kernel: its disk is started by firmware.",
+        )
+    if wanted is not None:
+        return wanted
+    if has_kernel:
+        return "direct-kernel"
+    return "uefi" if any(p.type.upper() in ESP for p in manifest.partitions) else "bios"
 
 
 def _lost(uuid: str) -> VmState:

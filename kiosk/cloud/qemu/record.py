@@ -13,14 +13,15 @@ from kiosk.model.base import Document
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef, Ref
 
-Boot = Literal["uefi", "direct-kernel"]
+Boot = Literal["uefi", "bios", "direct-kernel"]
 Accel = Literal["kvm", "tcg"]
 HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 HOSTNAME = rf"^{HOST_LABEL}(?:\.{HOST_LABEL}){{0,10}}$"
 
 
 class Record(Document):
-    """A VM: its folder is named by `id`, and its processes and its guest know it by `uuid`."""
+    """A VM: its folder is named by `id`, and its processes and its guest know it by `uuid`. From the guest of an
+    imported image no report is expected (`reports`)."""
 
     schema_: Literal["kiosk.vm/1"] = Field("kiosk.vm/1", alias="schema")
     id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
@@ -34,6 +35,7 @@ class Record(Document):
     network: bool
     created: datetime
     lifetime: int | None = None
+    reports: bool = True
 
     @property
     def refs(self) -> tuple[Ref, ...]:

@@ -13,6 +13,8 @@ def state(
     """Puts together what was found. `starting` says that a kiosk is still making the VM."""
     stage, reason = report.stage, report.reason
     phase: Phase
+    if not record.reports:
+        report, stage, reason = Report(), None, None
     lie = contradiction(record, report, root_hash) if report.state == "ready" else None
     if end is not None:
         phase, stage, reason = "failed", end.stage or stage, end.reason
@@ -20,6 +22,8 @@ def state(
         phase = "failed"
     elif lie is not None:
         phase, stage, reason = "failed", "attest", lie
+    elif not record.reports:
+        phase = "running" if alive else "starting" if starting else "stopped"
     elif alive:
         phase = {"ready": "ready", "stopping": "stopping"}.get(report.state or "", "booting")  # type: ignore[assignment]
     elif starting:
