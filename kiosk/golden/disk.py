@@ -17,7 +17,7 @@ from typing import Any
 
 from kiosk.errors import BuildError, BusyError, NotFoundError, PolicyError, StorageError, UsageError
 from kiosk.files import storage_errors
-from kiosk.golden import hooks
+from kiosk.golden import convert, hooks
 from kiosk.golden.settings import DiskSettings
 from kiosk.golden.source import Answer, Capture, Format
 from kiosk.progress import bar
@@ -61,25 +61,17 @@ class DiskSource:
         )
 
     def _convert(self, target: Path) -> None:
-        image = "json:" + json.dumps(self._image())
         try:
-            run(
-                ["qemu-img", "convert", "-O", "raw", "-S", "4k", image, target],
-                timeout=self.settings.timeout,
-            )
+            convert.to_raw(self._image(), target, timeout=self.settings.timeout)
         except CommandError as e:
             raise self._explained(e) from None
 
     def _image(self) -> dict[str, Any]:
         """The disk as QEMU's block layer is told: every file by its name, so that no header names another."""
         wanted = self.settings
-        image: dict[str, Any] = {"driver": wanted.format, "file": _file(wanted.path)}
-        if wanted.format == "qcow2":
-            image["backing"] = None
-            if wanted.backing is not None:
-                image["backing"] = {"driver": wanted.backing_format, "file": _file(wanted.backing)}
-                if wanted.backing_format == "qcow2":
-                    image["backing"]["backing"] = None
+        image = convert.alone(wanted.path, wanted.format)
+        if wanted.backing is not None:
+            image["backing"] = convert.alone(wanted.backing, wanted.backing_format)
         return image
 
     def _check_qcow2(self) -> None:
@@ -108,7 +100,7 @@ class DiskSource:
         """What an image's header says; refuses what can't be copied faithfully."""
         try:
             text = run(
-                ["qemu-img", "info", "--output=json", "json:" + json.dumps(_lone(path, format))], timeout=60
+                ["qemu-img", "info", "--output=json", convert.named(convert.alone(path, format))], timeout=60
             )
         except CommandError as e:
             raise self._explained(e) from None
@@ -133,7 +125,7 @@ class DiskSource:
                 where=where,
                 hint='Capture the running VM (kind = "qemu" or "libvirt"), take a snapshot in `before`, or stop it.',
             )
-        if "No space left" in text or "File too large" in text:
+        if convert.FULL.search(text):
             return StorageError("no space left for the copy of the disk", where=where)
         if "not in qcow2 format" in text:
             return BuildError(f"is not a {self.settings.format} disk", where=where, hint="Correct `format`.")
@@ -160,16 +152,3 @@ def _unused(path: Path) -> str:
             ) from None
         raise
     return "block device"
-
-
-def _file(path: Path) -> dict[str, Any]:
-    driver = "host_device" if path.is_block_device() else "file"
-    return {"driver": driver, "filename": str(path)}
-
-
-def _lone(path: Path, format: Format) -> dict[str, Any]:
-    """An image without what is below it: looking at its header opens no other file."""
-    alone: dict[str, Any] = {"driver": format, "file": _file(path)}
-    if format == "qcow2":
-        alone["backing"] = None
-    return alone

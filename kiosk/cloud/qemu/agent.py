@@ -31,7 +31,7 @@ def execute(path: Path, argv: Sequence[str], *, timeout: float, input: bytes | N
     """Runs a command in the guest and waits for its end; GuestError when it can't be run or takes too long."""
     until = time.monotonic() + timeout
     with connect(path, "guest agent") as wire:
-        _synchronise(wire, min(until, time.monotonic() + 15))
+        synchronise(wire, min(until, time.monotonic() + 15))
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if input is not None:
             arguments["input-data"] = base64.b64encode(input).decode()
@@ -50,7 +50,15 @@ def execute(path: Path, argv: Sequence[str], *, timeout: float, input: bytes | N
             pause = min(1.0, pause * 1.5)
 
 
-def _synchronise(wire: Wire, until: float) -> None:
+def ask(path: Path, command: str, *, timeout: float) -> Any:
+    """Runs one command of the agent's own; GuestError when it does not answer or refuses."""
+    until = time.monotonic() + timeout
+    with connect(path, "guest agent") as wire:
+        synchronise(wire, until)
+        return wire.ask(command, timeout=max(1, until - time.monotonic()))
+
+
+def synchronise(wire: Wire, until: float) -> None:
     """Throws away what an earlier client left unread, and learns that an agent is there at all."""
     token = secrets.randbelow(1 << 31)
     wire.send({"execute": "guest-sync-delimited", "arguments": {"id": token}}, prefix=b"\xff")

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ class Wire:
         self._what = what
         self._buffer = b""
 
-    def send(self, message: dict[str, Any], *, prefix: bytes = b"") -> None:
-        """Sends one object."""
+    def send(self, message: dict[str, Any], *, prefix: bytes = b"", lend: Sequence[int] = ()) -> None:
+        """Sends one object, and with it open files (which stay open here)."""
+        data = prefix + json.dumps(message).encode() + b"\n"
         try:
-            self._socket.sendall(prefix + json.dumps(message).encode() + b"\n")
+            sent = socket.send_fds(self._socket, [data], list(lend)) if lend else 0
+            self._socket.sendall(data[sent:])
         except OSError as e:
             raise GuestError(f"the {self._what} does not listen: {e}") from None
 
@@ -66,10 +68,17 @@ class Wire:
         if len(self._buffer) > LIMIT:
             raise GuestError(f"the {self._what} answers without end")
 
-    def ask(self, command: str, arguments: dict[str, Any] | None = None, *, timeout: float = 10) -> Any:
+    def ask(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        timeout: float = 10,
+        lend: Sequence[int] = (),
+    ) -> Any:
         """Runs a command and returns what it returns; events that come in between are passed over."""
         until = time.monotonic() + timeout
-        self.send({"execute": command, **({"arguments": arguments} if arguments else {})})
+        self.send({"execute": command, **({"arguments": arguments} if arguments else {})}, lend=lend)
         while True:
             answer = self.receive(until)
             if "return" in answer:
