@@ -120,7 +120,7 @@ def bounded(
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    with _ended(process), _deadline(process, timeout) as expired, ThreadPoolExecutor(2) as pool:
+    with ended(process), deadline(process, timeout) as expired, ThreadPoolExecutor(2) as pool:
         read = [pool.submit(_at_most, most, f, process) for f in (process.stdout, process.stderr)]
         out, said = (one.result() for one in read)
         process.wait()

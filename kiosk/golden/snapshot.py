@@ -136,7 +136,7 @@ def take_tree(capture: Capture, root: Path, definition: Definition) -> None:
     capture.disk.unlink()
 
 
-class left_out:  # noqa: N801  a function with a memory
+class left_out:
     """Whether a path is left out: by kiosk's list or the definition's."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
