@@ -54,10 +54,13 @@ class Layout:
         raw = self._bytes(SUPERBLOCK, SUPERBLOCK)
         if len(raw) < SUPERBLOCK or raw[56:58] != _MAGIC.to_bytes(2, "little"):
             raise self.damage("there is no ext4 file system here")
-        self.inodes, low, _, _, _, self.first_block, log_block, _, self._per_group = struct.unpack_from(
-            "<9I", raw
+        self.inodes: int
+        self.first_block: int
+        self._per_group: int
+        self.inodes, low, self.first_block, log_block, self._per_group = struct.unpack_from(
+            "<II12xII4xI", raw
         )
-        (self.inodes_per_group,) = struct.unpack_from("<I", raw, 40)
+        self.inodes_per_group: int = struct.unpack_from("<I", raw, 40)[0]
         revision, compat, self._incompat, self._ro_compat = (
             struct.unpack_from("<I", raw, at)[0] for at in (76, 92, 96, 100)
         )
