@@ -68,7 +68,7 @@ class Layout:
             compat = self._incompat = self._ro_compat = 0
         wide = bool(self._incompat & _64BIT)
         self._sparse2 = struct.unpack_from("<2I", raw, 588) if compat & _SPARSE_SUPER2 else None
-        self._first_meta = struct.unpack_from("<I", raw, 260)[0]
+        self._first_meta: int = struct.unpack_from("<I", raw, 260)[0]
         self.blocks: int = low | (struct.unpack_from("<I", raw, 336)[0] << 32 if wide else 0)
         self.inode_size: int = struct.unpack_from("<H", raw, 88)[0] if revision else 128
         self._descriptor: int = struct.unpack_from("<H", raw, 254)[0] if wide else 32
@@ -79,7 +79,7 @@ class Layout:
         self.block = 1024 << log_block
         self._refuse_unknown()
         self._refuse_nonsense()
-        self.groups = -(-(self.blocks - self.first_block) // self._per_group)
+        self.groups: int = -(-(self.blocks - self.first_block) // self._per_group)
         if self.groups * self.inodes_per_group > MAX_INODES + 8 * self.block:
             raise self.damage("its superblock is damaged")
 
