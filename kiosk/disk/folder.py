@@ -17,6 +17,8 @@ from kiosk.disk.volume import PIECE, Node, filled
 from kiosk.errors import StorageError
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TWICE = {"trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"}
+"""What XFS shows of access control lists besides their real names."""
 
 
 class FolderVolume:
@@ -132,7 +134,8 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
         if e.errno == errno.ENOTSUP:
             return {}
         raise
-    return {name: os.getxattr(path, name, follow_symlinks=False) for name in sorted(names)}
+    wanted = sorted(set(names) - _TWICE)
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in wanted}
 
 
 def _data(fd: int, size: int) -> Iterator[tuple[int, bytes]]:
