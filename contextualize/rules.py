@@ -57,6 +57,15 @@ SHELL_OWN = frozenset(
 )  # fmt: skip
 RESERVED = ("/etc/profile.d/kiosk-layers.sh", "/etc/environment.d/50-kiosk-layers.conf")
 """Files that the guest writes itself from all layers' environment."""
+NEVER = (
+    "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid", "/etc/sudoers",
+    "/etc/sudoers.d", "/etc/pam.conf", "/etc/pam.d", "/etc/polkit-1", "/etc/dbus-1", "/etc/nsswitch.conf",
+    "/etc/ssh", "/etc/ld.so.preload", "/etc/systemd", "/etc/init.d", "/etc/rc.local", "/etc/fstab",
+    "/etc/crypttab", "/etc/machine-id", "/etc/environment", "/etc/environment.d", "/etc/profile",
+    "/etc/apt", "/etc/dpkg",
+)  # fmt: skip
+"""What no policy can open, with all that is below it: who is who, who may become root, what is started and
+which code is loaded. Users, services and variables are declared instead."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,8 @@ def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
             yield f"file {file.path!r:.120}: not a plain path below /etc"
         elif file.path in RESERVED:
             yield f"file {file.path}: written by kiosk itself"
+        elif any(reaches(file.path, path) for path in NEVER):
+            yield f"file {file.path}: no layer may add it, whatever an image's policy opens"
         if not clean(file.source):
             yield f"file {file.path!r:.120}: the source {file.source!r:.120} is not a plain path inside the layer"
     yield from conflict_faults([(layer, declares)])
@@ -195,6 +206,12 @@ def opens(pattern: str, path: str) -> bool:
     """Whether a pattern matches a path, name by name: `*` stands for one name, never for several."""
     patterns, names = pattern.split("/"), path.split("/")
     return len(patterns) == len(names) and all(map(fnmatchcase, names, patterns))
+
+
+def reaches(pattern: str, path: str) -> bool:
+    """Whether a pattern can match a path or something below it."""
+    patterns, names = pattern.split("/"), path.split("/")
+    return len(patterns) >= len(names) and all(map(fnmatchcase, names, patterns))
 
 
 def source_faults(declares: Declares, entries: Mapping[str, Entry]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from kiosk.errors import UsageError
 
@@ -65,12 +65,17 @@ class S3Options:
     region: str | None = None
 
 
+FlavourName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+FlavourText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,4}/[1-9][0-9]{0,4}$")]
+
+
 class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
     `keep` and `keep_days` say which versions of each image and layer `kiosk store prune` keeps (all, where
     neither is set), `grace_hours` how long it leaves what no version needs any more.
+    `flavours` are the user's own names for CORES/MEMORY/SCRATCH in GiB.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +93,7 @@ class Settings(BaseModel):
     difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 2.5
     s3_endpoint: str | None = None
     s3_region: str | None = None
+    flavours: dict[FlavourName, FlavourText] = Field(default_factory=dict)
 
     @property
     def s3(self) -> S3Options:

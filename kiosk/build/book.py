@@ -52,11 +52,37 @@ class Book:
         """The names of all recipes."""
         return sorted({p.stem for f in self.folders for p in (f / "images").glob("*.toml")})
 
+    def bases(self) -> list[str]:
+        """The names of all bases."""
+        return sorted({p.stem for f in self.folders for p in (f / "bases").glob("*.toml")})
+
+    def recipe_file(self, name: str) -> Path | None:
+        """The file of a recipe, or None."""
+        return self._file("images", name)
+
+    def base_file(self, name: str) -> Path | None:
+        """The file of a base, or None."""
+        return self._file("bases", name)
+
+    def hidden(self, name: str) -> list[Path]:
+        """The files of recipes of this name that another one stands before."""
+        candidates = [f / "images" / f"{name}.toml" for f in self.folders]
+        return [c for c in candidates if c.is_file()][1:]
+
+    def own_elements(self) -> list[str]:
+        """The names of elements in the book's folders, without diskimage-builder's."""
+        homes = [f / "elements" for f in self.folders if (f / "elements").is_dir()]
+        return sorted({p.name for home in homes for p in home.iterdir() if p.is_dir()})
+
+    def is_ours(self, folder: Path) -> bool:
+        """Whether an element's folder is in one of the book's folders."""
+        return any(folder.parent == f / "elements" for f in self.folders)
+
     def entry(self, name: str) -> Entry:
         """The recipe `name`; NotFoundError where there is none, UsageError where it does not hold together."""
         file = self._file("images", name)
         if file is None:
-            raise NotFoundError(f"there is no recipe {name!r}", hint=_known("Recipes", name, self.names()))
+            raise NotFoundError(f"there is no recipe {name!r}", hint=nearest("Recipes", name, self.names()))
         recipe = read_toml(file, Recipe)
         if recipe.name != file.stem:
             raise UsageError(f"name: must be {file.stem!r}, as the file is called", where=str(file))
@@ -74,9 +100,8 @@ class Book:
         """The base `name` and its file; UsageError blaming the file that names it where there is none."""
         file = self._file("bases", name)
         if file is None:
-            bases = sorted({p.stem for f in self.folders for p in (f / "bases").glob("*.toml")})
             raise UsageError(
-                f"base: there is no base {name!r}", where=str(named_in), hint=_known("Bases", name, bases)
+                f"base: there is no base {name!r}", where=str(named_in), hint=nearest("Bases", name, self.bases())
             )
         base = read_toml(file, Base)
         self._check_elements(file, base.elements)
@@ -108,11 +133,10 @@ class Book:
     def _check_elements(self, file: Path, elements: Sequence[str]) -> None:
         for name in elements:
             if self.element(name) is None:
-                known = sorted({p.name for f in self.element_folders for p in f.iterdir() if p.is_dir()})
                 raise UsageError(
                     f"elements: there is no element {name!r}",
                     where=str(file),
-                    hint=_known("Elements of kiosk", name, [k for k in known if k.startswith("kiosk-")]),
+                    hint=nearest("Elements", name, self.own_elements()),
                 )
 
 
@@ -140,6 +164,7 @@ def _content(folder: Path) -> Iterator[tuple[str, bytes]]:
         yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
-def _known(what: str, wanted: str, names: Sequence[str]) -> str:
+def nearest(what: str, wanted: str, names: Sequence[str]) -> str:
+    """A hint: the name that was probably meant, or else all that there are."""
     near = difflib.get_close_matches(wanted, names, n=1)
     return f"Did you mean {near[0]}?" if near else f"{what}: {', '.join(names) or 'none'}"

@@ -22,7 +22,7 @@ from kiosk.run import CommandError, run
 NEEDS = ("cryptography", "securesystemslib", "tuf")
 PYTHONS = {"bullseye": "3.9.2", "bookworm": "3.11", "trixie": "3.13"}
 OLDER = {
-    "bullseye": {"cffi": "2.0.0", "pycparser": "3.0", "securesystemslib": "1.3.1", "tuf": "6.0.0"},
+    "bullseye": {"cffi": "2.0.0", "pycparser": "2.23", "securesystemslib": "1.3.1", "tuf": "6.0.0"},
 }
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 USELESS = ("bin", "*.dist-info/RECORD", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER", "*/tests", "*/test")

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiosk.build import built
 from kiosk.build.layer import Base
 from kiosk.config import Settings
-from kiosk.errors import CorruptError, NotFoundError, UsageError
-from kiosk.files import scratch, sha256
-from kiosk.model.census import LARGEST, read_files
+from kiosk.errors import NotFoundError
+from kiosk.files import scratch
 from kiosk.model.manifest import ImageManifest
-from kiosk.model.names import ImageRef, Version
+from kiosk.model.names import ImageRef
 from kiosk.store.api import DirectoryStore
 from kiosk.store.fetch import fetch
 from kiosk.trust.client import TrustedRepository
@@ -52,17 +52,9 @@ def bases(settings: Settings, names: Sequence[str]) -> Bases:
 
 def newest_built(settings: Settings, name: str) -> Iterator[Base]:
     """The newest built version of an image, if there is one."""
-    home = settings.images / name
-    versions = []
-    for folder in home.iterdir() if home.is_dir() else ():
-        try:
-            versions.append(Version.parse(folder.name))
-        except UsageError:
-            continue
-    for version in sorted(versions)[-1:]:
-        file = home / str(version) / "manifest.json"
-        manifest = ImageManifest.from_json(file.read_bytes(), where=str(file))
-        yield _base(manifest, home / str(version) / manifest.artifacts["files"].file)
+    if found := built.newest(settings, name):
+        manifest, folder = found
+        yield _base(manifest, folder / manifest.artifacts["files"].file)
 
 
 def newest_published(settings: Settings, name: str) -> Iterator[Base]:
@@ -84,8 +76,5 @@ def newest_published(settings: Settings, name: str) -> Iterator[Base]:
 
 def _base(manifest: ImageManifest, files: Path) -> Base:
     """An image with its list of paths, which must be the one that its manifest names."""
-    artifact = manifest.artifacts["files"]
-    if artifact.size > LARGEST or sha256(files) != artifact.digest:
-        raise CorruptError("is not the list of files that the image's manifest names", where=str(files))
-    entries = read_files(files.read_bytes(), where=str(files))
+    entries = built.files(manifest, files)
     return Base(str(manifest.ref), frozenset("/" + e.path.strip("/") for e in entries), manifest.policy)

@@ -1,4 +1,4 @@
-"""`kiosk build` and `kiosk recipe`: from a recipe to a version of an image."""
+"""`kiosk build`: from a recipe to a version of an image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from kiosk.cli import common
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds the command."""
     app.command("build")(build)
-    recipe = common.app("Recipes: what images are made from.")
-    recipe.command("list")(recipe_list)
-    recipe.command("show")(recipe_show)
-    app.add_typer(recipe, name="recipe")
 
 
 def build(
@@ -80,56 +76,3 @@ def build(
     common.say(f"  folder    {built.folder}")
     if not built.trusted:
         common.say("  trusts    nobody: run `kiosk init` or give --root, and build again to contextualize it")
-
-
-def recipe_list(ctx: typer.Context, as_json: common.Json = False) -> None:
-    """Lists the recipes.
-
-    Example: `kiosk recipe list`
-    """
-    from kiosk.build.book import Book
-
-    book = Book.of(common.settings(ctx))
-    entries = [book.entry(name) for name in book.names()]
-    if as_json:
-        common.emit([{"file": e.file, **e.recipe.model_dump(mode="json")} for e in entries])
-        return
-    common.table(
-        ["recipe", "base", "description"],
-        [[e.recipe.name, e.recipe.base, e.recipe.description] for e in entries],
-    )
-
-
-def recipe_show(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="The recipe's name.")],
-    as_json: common.Json = False,
-) -> None:
-    """Shows a recipe with its base, and the digest that decides whether its tree is made again.
-
-    Example: `kiosk recipe show debian-12-worker`
-    """
-    from kiosk.build.book import Book
-    from kiosk.build.trees import recipe_digest
-
-    book = Book.of(common.settings(ctx))
-    entry = book.entry(name)
-    digest = recipe_digest(book, entry)
-    if as_json:
-        common.emit({"recipe": entry.recipe, "base": entry.base, "file": entry.file, "digest": digest})
-        return
-    recipe, base = entry.recipe, entry.base
-    common.table(
-        ["", recipe.name],
-        [
-            ["description", recipe.description],
-            ["file", entry.file],
-            ["system", f"{recipe.os} {recipe.release} {recipe.architecture}"],
-            ["base", f"{recipe.base} ({entry.base_file})"],
-            ["elements", " ".join((*base.elements, *recipe.elements))],
-            ["packages", " ".join((*base.packages, *recipe.packages)) or "none of its own"],
-            ["root partition", f"{recipe.size} MiB" if recipe.size else "as large as the tree"],
-            ["layers may add", " ".join(recipe.policy.etc) or "nothing below /etc"],
-            ["digest", digest],
-        ],
-    )

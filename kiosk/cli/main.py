@@ -22,6 +22,7 @@ from kiosk.cli import (
     layer,
     mirror,
     publish,
+    recipe,
     serve,
     show,
     store,
@@ -30,7 +31,8 @@ from kiosk.cli import (
 from kiosk.errors import Interrupted, UsageError
 
 app = common.app("Build, sign, distribute and contextualize virtual worker nodes for batch farms.")
-for group in (build, golden, key, publish, show, diff, fetch, layer, store, serve, mirror, host, vm, demo):
+GROUPS = (build, recipe, golden, key, publish, show, diff, fetch, layer, store, serve, mirror, host, vm, demo)
+for group in GROUPS:
     group.register(app)
 
 

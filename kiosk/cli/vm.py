@@ -9,6 +9,7 @@ import typer
 
 from kiosk.cli.common import DryRun, Json, app, emit, say, settings, table
 from kiosk.errors import GuestError, UsageError
+from kiosk.model.base import plain
 
 if TYPE_CHECKING:
     from kiosk.cloud.api import VmState
@@ -24,6 +25,7 @@ def register(root: typer.Typer) -> None:
     """Adds the group `vm`."""
     group = app("VMs on this host: start, list, stop, console, exec, report.")
     root.add_typer(group, name="vm")
+    group.command("flavours")(flavours)
     group.command("start")(start)
     group.command("list")(list_)
     group.command("show")(show)
@@ -52,6 +54,30 @@ def seconds(text: str) -> int:
     return int(match[1]) * UNITS[match[2] or "s"]
 
 
+def flavours(ctx: typer.Context, json: Json = False) -> None:
+    """Lists the flavours: how large a VM can be, by name. Any image starts in any of them.
+
+    Your own are names in the settings' table [flavours]: `batch = "8/24/200"`.
+
+    Example: `kiosk vm flavours`
+    """
+    from kiosk.model.flavour import FLAVOURS, Flavour
+
+    own = settings(ctx).flavours
+    named = {**FLAVOURS, **{name: Flavour.parse(name, own) for name in own}}
+    if json:
+        emit({name: {**plain(f), "own": name in own} for name, f in named.items()})
+        return
+    table(
+        ["flavour", "cores#", "memory#", "scratch#", "from"],
+        [
+            [name, f.cores, f"{f.memory} GiB", f"{f.scratch} GiB", "settings" if name in own else "kiosk"]
+            for name, f in named.items()
+        ],
+    )
+    say("Any image starts in any flavour: no image knows of cores, memory or scratch space.")
+
+
 def start(
     ctx: typer.Context,
     image: Annotated[str, typer.Argument(metavar="IMAGE[@VERSION]", help="An image in the host cache.")],
@@ -60,7 +86,7 @@ def start(
         typer.Option(help="A layer to put on it, KIND/OWNER/NAME[@VERSION]; repeat for more."),
     ] = None,
     flavour: Annotated[
-        str, typer.Option(help="tiny, c1, c2, c4, c8, or CORES/MEMORY/SCRATCH in GiB: 2/4/20.")
+        str, typer.Option(help="A name (see `kiosk vm flavours`) or CORES/MEMORY/SCRATCH in GiB: 2/4/20.")
     ] = "tiny",
     name: Annotated[str | None, typer.Option(help="Host name (default: from the image's name).")] = None,
     lifetime: Annotated[
@@ -99,6 +125,7 @@ def start(
         name=name,
         lifetime=None if lifetime is None else seconds(lifetime),
         network=network,
+        own_flavours=settings(ctx).flavours,
     )
     planned = plan(driver.cache, order)
     if dry_run:

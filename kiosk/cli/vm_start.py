@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kiosk import files, progress
@@ -32,6 +33,7 @@ class Order:
     name: str | None
     lifetime: int | None
     network: bool
+    own_flavours: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def plan(cache: HostCache, order: Order) -> Plan:
         )
     if order.lifetime is not None and not 60 <= order.lifetime <= 366 * 86400:
         raise UsageError("a lifetime is from one minute to a year", hint="--lifetime 24h")
-    return Plan(image, tuple(layers), Flavour.parse(order.flavour), name, order.lifetime, order.network)
+    flavour = Flavour.parse(order.flavour, order.own_flavours)
+    return Plan(image, tuple(layers), flavour, name, order.lifetime, order.network)
 
 
 def launch(

@@ -1,8 +1,12 @@
-"""Flavours: how large a VM is. A few by name, any other as CORES/MEMORY/SCRATCH in GiB."""
+"""Flavours: how large a VM is. A few by name, any other as CORES/MEMORY/SCRATCH in GiB.
+
+No image knows of them: any version of any image starts in any flavour, and scratch space is a disk of the VM's.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -24,12 +28,17 @@ class Flavour(Document):
         return f"{self.cores}/{self.memory}/{self.scratch}"
 
     @classmethod
-    def parse(cls, text: str) -> Flavour:
-        """Reads a name or CORES/MEMORY/SCRATCH; UsageError when it is neither."""
+    def parse(cls, text: str, own: Mapping[str, str] | None = None) -> Flavour:
+        """Reads a name or CORES/MEMORY/SCRATCH; UsageError when it is neither. `own` are a user's names, which
+        go before kiosk's."""
+        if own and text in own:
+            return cls.parse(own[text])
         if text in FLAVOURS:
             return FLAVOURS[text]
         words = text.split("/")
-        hint = f"Write one of {', '.join(FLAVOURS)}, or CORES/MEMORY/SCRATCH in GiB: 4/8/40"
+        hint = (
+            f"Write one of {', '.join({**FLAVOURS, **(own or {})})}, or CORES/MEMORY/SCRATCH in GiB: 4/8/40"
+        )
         if len(words) != 3 or not all(re.fullmatch(r"[1-9][0-9]{0,5}", w) for w in words):
             raise UsageError(f"{text!r} is not a flavour", hint=hint)
         cores, memory, scratch = map(int, words)
