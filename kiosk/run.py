@@ -40,6 +40,10 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "squid": "squid",
     "tar": "tar",
+    "openssl": "openssl",
+    "setpriv": "util-linux",
+    "prlimit": "util-linux",
+    "unshare": "util-linux",
 }
 SYSTEM_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 
