@@ -86,6 +86,7 @@ def check(order: Order, endorser: Endorser, now: datetime) -> str:
     if not order.output.is_dir():
         raise UsageError("is not a folder", where=str(order.output))
     endorser.refuse_expired(now)
+    endorser.refuse_other_use()
     ends = endorser.certificate.not_valid_after_utc
     if now + order.lasts > ends:
         raise PolicyError(

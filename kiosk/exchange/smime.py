@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from asn1crypto import cms
+from asn1crypto import cms, pem
 from cryptography import x509
 
 from kiosk.errors import ExpiredError, VerificationError
@@ -29,7 +29,7 @@ MESSAGE, ANCHORS, SIGNER, CONTENT, STRUCTURE = (
     "anchors.pem",
     "signer.pem",
     "content",
-    "structure.der",
+    "structure.pem",
 )
 _REASON = re.compile(r"Verify error: ?([^\n]{1,120})")
 _EXPIRED = ("certificate has expired", "CRL has expired")
@@ -81,9 +81,10 @@ def _place(path: Path, data: bytes) -> None:
 def _digest(job: Path, where: str) -> str:
     """The digest algorithm of the one signature."""
     try:
-        argv = ["openssl", "smime", "-pk7out", "-inform", "SMIME", "-outform", "DER"]
+        argv = ["openssl", "smime", "-pk7out", "-inform", "SMIME"]
         confined([*argv, "-in", MESSAGE, "-out", STRUCTURE], job, timeout=TIMEOUT)
-        structure = cms.ContentInfo.load((job / STRUCTURE).read_bytes())
+        _, _, der = pem.unarmor((job / STRUCTURE).read_bytes())
+        structure = cms.ContentInfo.load(der)
         signers = structure["content"]["signer_infos"]
         found = [str(s["digest_algorithm"]["algorithm"].native) for s in signers]
     except (CommandError, ValueError, KeyError, TypeError):

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, pkcs7
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kiosk.errors import ExpiredError, UsageError
 from kiosk.trust.distinguished import name_of
@@ -61,6 +61,19 @@ class Endorser:
             raise ExpiredError(
                 f"the endorser's certificate is valid from {self.certificate.not_valid_before_utc:%Y-%m-%d} "
                 f"to {self.certificate.not_valid_after_utc:%Y-%m-%d}, and not now"
+            )
+
+    def refuse_other_use(self) -> None:
+        """UsageError when the certificate is not for signed messages: readers' S/MIME refuses what it signs."""
+        try:
+            found = self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except x509.ExtensionNotFound:
+            return
+        if not {ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(found):
+            raise UsageError(
+                "the endorser's certificate is not for signed messages (its extended key usage has no "
+                "emailProtection), and vmcatcher would refuse the list",
+                hint="Ask the authority for a personal certificate.",
             )
 
     def sign(self, content: bytes) -> bytes:
