@@ -46,6 +46,10 @@ PACKAGES = {
     "rpm": "rpm",
     "squid": "squid",
     "tar": "tar",
+    "openssl": "openssl",
+    "setpriv": "util-linux",
+    "prlimit": "util-linux",
+    "unshare": "util-linux",
 }
 SYSTEM_PATHS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 

@@ -71,7 +71,7 @@ class HttpStore:
         self.url = url.rstrip("/")
         self.patience = patience or Patience()
         self._own = session is None
-        self._session = session or _session(proxy)
+        self._session = session or new_session(proxy)
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +106,7 @@ class HttpStore:
         try:
             answer = self._session.head(url, timeout=limits, headers={"Accept-Encoding": "identity"})
         except WIRE_ERRORS as e:
-            raise NetworkError(_words(e), where=url) from None
+            raise NetworkError(words(e), where=url) from None
         if answer.status_code in GONE:
             return False
         if answer.status_code != 200:
@@ -136,10 +136,10 @@ class HttpStore:
         except requests.TooManyRedirects:
             raise NetworkError("the server sends from one address to the next", where=url) from None
         except WIRE_ERRORS as e:
-            raise _Transient(_words(e), where=url) from None
+            raise _Transient(words(e), where=url) from None
 
 
-def _session(proxy: str | None) -> requests.Session:
+def new_session(proxy: str | None) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.max_redirects = 3
@@ -181,7 +181,7 @@ def _body(answer: requests.Response, url: str, wanted: Object, deadline: float) 
     return data
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """What a library's error means, in a few words."""
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy can't be reached"

@@ -1,0 +1,1 @@
+"""Images from elsewhere, and for elsewhere: disks of other formats, and HEPiX image lists."""

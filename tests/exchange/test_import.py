@@ -1,0 +1,247 @@
+"""Disk images of all formats become versions like any other, to the byte; damaged ones become errors and nothing."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from kiosk.config import Settings
+from kiosk.errors import CorruptError, KioskError, NotFoundError, PolicyError, UsageError
+from kiosk.exchange.imported import Imported, Wanted, import_file
+from kiosk.files import sha256
+from kiosk.model.manifest import ImageManifest
+from kiosk.model.names import Version
+from kiosk.run import run
+from tests.publish.test_commands import Terminal, terminal
+from tests.simulators.disks import ESP, MIB, converted, ova, raw_disk
+from tests.simulators.published import PASSPHRASE, ready
+
+__all__ = ["terminal"]
+FORMATS = [
+    ("raw", "raw", ""),
+    ("qcow2", "qcow2", ""),
+    ("vmdk", "vmdk", ""),
+    ("vmdk", "vmdk", "streamOptimized"),
+    ("vdi", "vdi", ""),
+    ("vhd", "vpc", ""),
+    ("vhd", "vpc", "fixed"),
+    ("vhdx", "vhdx", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return raw_disk(tmp_path_factory.mktemp("disk") / "disk.raw")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+def wanted(**more: object) -> Wanted:
+    return Wanted(name="legacy", version=Version.parse("3"), **more)  # type: ignore[arg-type]
+
+
+def nothing_left(settings: Settings) -> bool:
+    """Whether neither a version nor a temporary file is there."""
+    left = [p for p in settings.home.rglob("*") if p.name != "import.lock"]
+    return [p.name for p in left if p.is_file()] == [] and not any((settings.home / "scratch").iterdir())
+
+
+@pytest.mark.parametrize(("format", "driver", "kind"), FORMATS)
+def test_a_disk_of_any_format_is_kept_to_the_byte(
+    settings: Settings, disk: Path, tmp_path: Path, format: str, driver: str, kind: str
+) -> None:
+    given = converted(disk, driver, tmp_path / "given", kind)
+    done = import_file(settings, given, wanted(description="An old server"))
+    manifest = done.manifest
+    raw = done.folder / "disk.raw"
+    assert done.format == format
+    assert raw.read_bytes()[: 8 * MIB] == disk.read_bytes()  # a VHD is rounded up to its cylinders
+    assert set(raw.read_bytes()[8 * MIB :]) <= {0} and (driver == "vpc" or raw.stat().st_size == 8 * MIB)
+    assert manifest.imported and manifest.verity is None and set(manifest.artifacts) == {"disk", "provenance"}
+    assert (manifest.source.kind, manifest.source.digest) == ("import", sha256(given))
+    assert manifest.source.tree == sha256(raw) == manifest.artifacts["disk"].digest
+    assert [(p.label, p.offset, p.size) for p in manifest.partitions] == [
+        ("efi", MIB, 2 * MIB),
+        ("root", 3 * MIB, 4 * MIB),
+    ]
+    assert manifest.partitions[0].type == ESP
+    assert (raw.stat().st_uid, raw.stat().st_mode & 0o777) == (0, 0o644)
+    assert list((settings.home / "scratch").iterdir()) == []
+    read = ImageManifest.from_json((done.folder / "manifest.json").read_bytes(), where="manifest")
+    assert read == manifest
+
+
+def test_a_disk_with_an_mbr_keeps_its_partitions(settings: Settings, tmp_path: Path) -> None:
+    given = raw_disk(tmp_path / "d", "label: dos\nstart=2048, size=4096, type=83, bootable\n")
+    assert [
+        (p.label, p.type, p.offset) for p in import_file(settings, given, wanted()).manifest.partitions
+    ] == [("1", "83", MIB)]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_compressed_images_are_unpacked(settings: Settings, disk: Path, tmp_path: Path, pack: object) -> None:
+    assert callable(pack)
+    (tmp_path / "d.gz").write_bytes(pack(converted(disk, "qcow2", tmp_path / "q").read_bytes()))
+    done = import_file(settings, tmp_path / "d.gz", wanted())
+    assert done.manifest.artifacts["disk"].digest == sha256(disk) and done.format == "qcow2"
+
+
+def test_the_disk_of_an_ova_is_taken_and_its_digest_checked(
+    settings: Settings, disk: Path, tmp_path: Path
+) -> None:
+    vmdk = converted(disk, "vmdk", tmp_path / "v", "streamOptimized").read_bytes()
+    members = {"a.ovf": b"<Envelope/>", "a-disk1.vmdk": vmdk}
+    assert import_file(settings, ova(tmp_path / "a.ova", members), wanted()).manifest.artifacts[
+        "disk"
+    ].digest == sha256(disk)
+    damaged = bytearray((tmp_path / "a.ova").read_bytes())
+    damaged[damaged.index(b"KDMV") + 5000] ^= 1
+    (tmp_path / "b.ova").write_bytes(damaged)
+    with pytest.raises(CorruptError, match=r"another digest than its \.mf says"):
+        import_file(settings, tmp_path / "b.ova", Wanted("other"))
+    assert not (settings.images / "other").exists()
+
+
+def test_the_same_file_again_is_already_there_and_another_is_refused(
+    settings: Settings, disk: Path, tmp_path: Path
+) -> None:
+    first: Imported = import_file(settings, disk, wanted())
+    again = import_file(settings, disk, wanted())
+    assert again.already and again.manifest == first.manifest
+    with pytest.raises(UsageError, match="something else"):
+        import_file(settings, raw_disk(tmp_path / "other", seed=2), wanted())
+    later = import_file(settings, disk, Wanted("legacy"))
+    assert later.manifest.ref.version > first.manifest.ref.version  # type: ignore[operator]
+
+
+def cut(data: bytes) -> bytes:
+    return data[:-70_000]
+
+
+@pytest.mark.parametrize(("format", "driver", "kind"), [f for f in FORMATS if f[2] != "fixed"])
+def test_an_image_that_was_cut_short_is_an_error_and_leaves_nothing(
+    settings: Settings, disk: Path, tmp_path: Path, format: str, driver: str, kind: str
+) -> None:
+    given = converted(disk, driver, tmp_path / "given", kind)
+    given.write_bytes(cut(given.read_bytes()))
+    with pytest.raises(CorruptError) as caught:
+        import_file(settings, given, wanted())
+    assert str(caught.value).startswith("given: ") and "get it again" in str(caught.value)
+    assert nothing_left(settings)
+
+
+def test_what_is_no_disk_image_is_told_so(settings: Settings, tmp_path: Path) -> None:
+    def refused(data: bytes, error: type[KioskError], words: str, **more: object) -> None:
+        (tmp_path / "f").write_bytes(data)
+        with pytest.raises(error, match=words):
+            import_file(settings, tmp_path / "f", wanted(**more))
+        assert nothing_left(settings)
+
+    refused(b"<html>Please log in</html>", UsageError, "not a disk image that kiosk knows")
+    refused(b"", UsageError, "not a disk image that kiosk knows")
+    refused(b"hello", UsageError, "is not qcow2", format="qcow2")
+    refused(b"QFI\xfb\0\0\0\3", CorruptError, "shorter than its header")
+    refused(b"QFI\xfb\0\0\0\3" + bytes(200), UsageError, "is qcow2, not raw", format="raw")
+    refused(b"QFI\xfb\0\0\0\1" + bytes(200), CorruptError, "version 1")
+    refused(b"QFI\xfb\0\0\0\3" + bytes(65536), CorruptError, "can't be read as qcow2")
+    refused(b"LUKS\xba\xbe" + bytes(1000), PolicyError, "encrypted")
+    refused(b"\x1f\x8b\x08" + bytes(50), CorruptError, "can't be decompressed")
+    refused(gzip.compress(bytes(100_000))[:-10], CorruptError, "can't be decompressed")
+    refused(b"BZh9junk", CorruptError, "can't be decompressed")
+    with pytest.raises(NotFoundError):
+        import_file(settings, tmp_path / "missing", wanted())
+    with pytest.raises(UsageError, match="is not a file"):
+        import_file(settings, Path("/dev/null"), wanted())
+
+
+def test_encrypted_images_are_refused(settings: Settings, tmp_path: Path) -> None:
+    argv: list[str | Path] = [
+        "qemu-img",
+        "create",
+        "-q",
+        "--object",
+        "secret,id=s,data=geheim",
+        "-f",
+        "qcow2",
+    ]
+    argv += ["-o", "encrypt.format=aes,encrypt.key-secret=s", tmp_path / "e", "8M"]
+    run(argv, timeout=60)
+    with pytest.raises(PolicyError, match="encrypted"):
+        import_file(settings, tmp_path / "e", wanted())
+
+
+def test_a_disk_that_is_larger_than_allowed_is_refused_before_it_is_converted(
+    settings: Settings, tmp_path: Path
+) -> None:
+    run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "huge", "1T"], timeout=60)
+    with pytest.raises(PolicyError, match="1099511627776 bytes"):
+        import_file(settings, tmp_path / "huge", wanted())
+
+
+def test_random_damage_is_always_an_error_or_a_disk(settings: Settings, disk: Path, tmp_path: Path) -> None:
+    import random
+
+    chance = random.Random(7)
+    good = {f: converted(disk, f, tmp_path / f).read_bytes() for f in ("qcow2", "vmdk", "vdi")}
+    for format, data in good.items():
+        for _ in range(4):
+            damaged = bytearray(data)
+            at = chance.randrange(4096)
+            struct.pack_into("<Q", damaged, at, chance.getrandbits(64))
+            (tmp_path / "f").write_bytes(damaged)
+            try:
+                done = import_file(settings, tmp_path / "f", Wanted("fuzz", most=64 * MIB))
+            except KioskError as e:
+                assert str(e).startswith("f: "), (format, at)
+            else:
+                assert done.manifest.artifacts["disk"].size <= 64 * MIB
+
+
+def test_an_imported_image_is_published_synced_compared_and_fetched_like_any_other(
+    terminal: Terminal, disk: Path, tmp_path: Path
+) -> None:
+    kiosk = ready(tmp_path / "farm")
+    terminal.set("KIOSK_HOME", kiosk.settings.home)
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE)
+    terminal.set("KIOSK_PASSPHRASE_FILE", tmp_path / "passphrase")
+    given = converted(disk, "qcow2", tmp_path / "server.qcow2")
+    code, out, _ = terminal.run("import", given, "--name", "legacy@3", "--dry-run")
+    assert code == 0 and "qcow2" in out and not (kiosk.settings.images / "legacy").exists()
+    code, out, _ = terminal.run("import", given, "--name", "legacy", "--version", 3)
+    assert code == 0 and "legacy@3" in out and "kept as it came" in out
+    assert terminal.json("publish", "legacy")["version"] == "3"
+    shown = terminal.json("show", "legacy")
+    assert shown["manifest"]["source"]["kind"] == "import" and "verity" not in shown["manifest"]
+    terminal.json("import", raw_disk(tmp_path / "new", seed=2), "--name", "legacy@4")
+    terminal.json("publish", "legacy")
+    assert kiosk.sync("legacy@3").failure is None
+    assert kiosk.sync("legacy").failure is None
+    held = kiosk.hypervisor.host / "images/legacy"
+    assert sorted(p.name for p in (held / "4").iterdir() if not p.name.startswith(".")) == [
+        "disk.raw",
+        "manifest.json",
+    ]
+    assert sha256(held / "3/disk.raw") == sha256(disk) and sha256(held / "4/disk.raw") == sha256(
+        tmp_path / "new"
+    )
+    code, out, _ = terminal.run("diff", "legacy", "--files")
+    assert code == 0 and "legacy@3 -> legacy@4" in out and "Packages: there is no list" in out
+    code, _, _ = terminal.run("fetch", "legacy@3", "-o", tmp_path / "fetched")
+    assert code == 0 and sha256(tmp_path / "fetched") == sha256(disk)
+
+
+def test_the_provenance_says_which_file_it_was(settings: Settings, disk: Path) -> None:
+    done = import_file(settings, disk, wanted(parameters={"file": "disk.raw"}))
+    found = json.loads((done.folder / "provenance.json").read_bytes())
+    assert (
+        found["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"]
+        == sha256(disk)[7:]
+    )
