@@ -19,9 +19,9 @@ from kiosk.cloud.qemu.wire import monitor
 from kiosk.errors import GuestError, KioskError, StorageError, UsageError
 from kiosk.files import storage_errors
 from kiosk.golden import blocks, convert
+from kiosk.golden.capture import Answer, Capture
 from kiosk.golden.freezing import Window, frozen
 from kiosk.golden.settings import QemuSettings
-from kiosk.golden.source import Answer, Capture
 from kiosk.log import logger
 from kiosk.run import CommandError
 
@@ -104,7 +104,8 @@ class QemuSource:
         # What is dirty goes to the disk before the freeze, which is shorter then. Some agents refuse to run it.
         with contextlib.suppress(GuestError):
             agent.execute(wanted.agent, ["sync"], timeout=SYNC)
-        with frozen({"kind": "qemu", "agent": str(wanted.agent)}, window=wanted.window) as window:
+        spec = {"kind": "qemu", "agent": str(wanted.agent), "answer": wanted.answer}
+        with frozen(spec, window=wanted.window) as window:
             yield window
 
     def _clean(self) -> None:
