@@ -101,6 +101,7 @@ class QemuSource:
         if not wanted.freeze or wanted.agent is None:
             yield None
             return
+        _answers(wanted.agent, wanted.answer)
         # What is dirty goes to the disk before the freeze, which is shorter then. Some agents refuse to run it.
         with contextlib.suppress(GuestError):
             agent.execute(wanted.agent, ["sync"], timeout=SYNC)
@@ -123,3 +124,16 @@ class QemuSource:
             if convert.FULL.search(e.output):
                 raise StorageError("no space left for the copy of the disk", where=str(disk.parent)) from None
             raise
+
+
+def _answers(path: Path, timeout: float) -> None:
+    """Makes sure that the guest agent is there, before anything waits for it. GuestError."""
+    try:
+        agent.ask(path, "guest-ping", timeout=timeout)
+    except GuestError as e:
+        raise GuestError(
+            f"the node can't be frozen: {e.what}",
+            where=str(path),
+            hint="Start qemu-guest-agent in the node; freeze = false captures as after a power cut. "
+            "Nothing was captured.",
+        ) from None
