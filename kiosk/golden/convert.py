@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kiosk.golden.source import Format
+from kiosk.golden.capture import Format
 from kiosk.run import run
 
 FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")

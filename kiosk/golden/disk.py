@@ -18,8 +18,8 @@ from typing import Any
 from kiosk.errors import BuildError, BusyError, NotFoundError, PolicyError, StorageError, UsageError
 from kiosk.files import storage_errors
 from kiosk.golden import convert, hooks
+from kiosk.golden.capture import Answer, Capture, Format
 from kiosk.golden.settings import DiskSettings
-from kiosk.golden.source import Answer, Capture, Format
 from kiosk.progress import bar
 from kiosk.run import CommandError, run
 

@@ -43,16 +43,18 @@ class Agent:
     """A node through the socket of its guest agent."""
 
     path: Path
+    answer: float = ANSWER
+    longest: float = FREEZE
 
     def is_frozen(self) -> bool:
         """Whether it is frozen now; an agent that does not answer is found here, before it is told to freeze."""
-        return bool(agent.ask(self.path, "guest-fsfreeze-status", timeout=ANSWER) == "frozen")
+        return bool(agent.ask(self.path, "guest-fsfreeze-status", timeout=self.answer) == "frozen")
 
     def freeze(self) -> int:
         """Freezes; where no answer comes, a thaw is already on its way behind the freeze."""
-        until = time.monotonic() + FREEZE
+        until = time.monotonic() + self.answer + self.longest
         with connect(self.path, "guest agent") as wire:
-            agent.synchronise(wire, time.monotonic() + ANSWER)
+            agent.synchronise(wire, time.monotonic() + self.answer)
             try:
                 count = wire.ask("guest-fsfreeze-freeze", timeout=until - time.monotonic())
             except GuestError:
@@ -62,7 +64,7 @@ class Agent:
 
     def thaw(self) -> None:
         """Thaws, and makes sure of it."""
-        agent.ask(self.path, "guest-fsfreeze-thaw", timeout=ANSWER)
+        agent.ask(self.path, "guest-fsfreeze-thaw", timeout=self.answer)
         if self.is_frozen():
             raise GuestError("the node is still frozen")
 
@@ -94,7 +96,7 @@ class Domain:
 def node_of(spec: dict[str, Any]) -> Node:
     """The node that a JSON description means."""
     if spec["kind"] == "qemu":
-        return Agent(Path(spec["agent"]))
+        return Agent(Path(spec["agent"]), spec.get("answer", ANSWER), spec.get("freeze", FREEZE))
     return Domain(spec["uri"], spec["domain"])
 
 
@@ -117,7 +119,7 @@ def main(argv: list[str]) -> int:
     except KioskError as e:
         error = e
     by = _wait(spec["window"]) if error is None else "failure"
-    failed = _thaw(node)
+    failed = _thaw(node, spec.get("patience", PATIENCE))
     seconds = round(time.monotonic() - begun, 4)
     if error is not None or failed is not None:
         what = "; ".join(e.what for e in (error, failed) if e is not None)
@@ -147,9 +149,9 @@ def _wait(window: float) -> str:
     return "request" if os.read(0, 100) else "loss"
 
 
-def _thaw(node: Node) -> KioskError | None:
+def _thaw(node: Node, patience: float) -> KioskError | None:
     """Thaws, trying again for a while; the last error where it never went well."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while True:
         try:
             node.thaw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import subprocess
 import sys
@@ -48,11 +49,12 @@ def frozen(spec: dict[str, Any], *, window: float) -> Iterator[Window]:
     )
     log.debug("freezing by process %d", process.pid)
     assert process.stdin is not None and process.stdout is not None
-    end: dict[str, Any] | None = None
-    with process.stdout as events:
+    answer, patience = spec.get("answer", freezer.ANSWER), spec.get("patience", freezer.PATIENCE)
+    thawing = 4 * answer + patience + 10
+    with process.stdout as out:
+        events = _Events(out.fileno())
         try:
-            limit = window + 3 * freezer.ANSWER + freezer.FREEZE + freezer.PATIENCE + 20
-            event = _next(events, limit)
+            event = events.next(window + freezer.FREEZE + thawing)
             if event.get("event") != "frozen":
                 raise _refused(event)
             found = ("the node was found frozen, and was thawed first",) if event.get("found_frozen") else ()
@@ -64,8 +66,9 @@ def frozen(spec: dict[str, Any], *, window: float) -> Iterator[Window]:
                 process.stdin.flush()
             with contextlib.suppress(OSError):
                 process.stdin.close()
-            end = _next(events, 3 * freezer.ANSWER + freezer.PATIENCE + 20)
-            process.wait()
+            end = events.next(thawing)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
             if end.get("event") == "failed" and end.get("frozen"):
                 log.error("the node may still be FROZEN: %s", untrusted.line(str(end.get("what")), limit=500))
     if end.get("event") != "thawed":
@@ -93,15 +96,22 @@ def _refused(event: dict[str, Any]) -> GuestError:
     )
 
 
-def _next(events: Any, limit: float) -> dict[str, Any]:
-    """The next event of the freezer, or an empty one where it ended or takes too long."""
-    until = time.monotonic() + limit
-    line = b""
-    while not line.endswith(b"\n"):
-        readable, _, _ = select.select([events], [], [], max(0.0, until - time.monotonic()))
-        data = events.read1(4096) if readable else b""
-        if not data:
-            return {}
-        line += data
-    found = json.loads(line)
-    return found if isinstance(found, dict) else {}
+class _Events:
+    """The lines that the freezer says."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = b""
+
+    def next(self, limit: float) -> dict[str, Any]:
+        """The next event, or an empty one where the freezer ended or says nothing for `limit` seconds."""
+        until = time.monotonic() + limit
+        while b"\n" not in self._buffer:
+            readable, _, _ = select.select([self._fd], [], [], max(0.0, until - time.monotonic()))
+            data = os.read(self._fd, 4096) if readable else b""
+            if not data:
+                return {}
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kiosk.cloud import untrusted
 from kiosk.errors import BuildError, KioskError
-from kiosk.golden.source import Answer
+from kiosk.golden.capture import Answer
 from kiosk.log import logger
 from kiosk.pipe import told
 from kiosk.run import tool

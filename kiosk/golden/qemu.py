@@ -19,9 +19,9 @@ from kiosk.cloud.qemu.wire import monitor
 from kiosk.errors import GuestError, KioskError, StorageError, UsageError
 from kiosk.files import storage_errors
 from kiosk.golden import blocks, convert
+from kiosk.golden.capture import Answer, Capture
 from kiosk.golden.freezing import Window, frozen
 from kiosk.golden.settings import QemuSettings
-from kiosk.golden.source import Answer, Capture
 from kiosk.log import logger
 from kiosk.run import CommandError
 
@@ -101,10 +101,12 @@ class QemuSource:
         if not wanted.freeze or wanted.agent is None:
             yield None
             return
+        _answers(wanted.agent, wanted.answer)
         # What is dirty goes to the disk before the freeze, which is shorter then. Some agents refuse to run it.
         with contextlib.suppress(GuestError):
             agent.execute(wanted.agent, ["sync"], timeout=SYNC)
-        with frozen({"kind": "qemu", "agent": str(wanted.agent)}, window=wanted.window) as window:
+        spec = {"kind": "qemu", "agent": str(wanted.agent), "answer": wanted.answer}
+        with frozen(spec, window=wanted.window) as window:
             yield window
 
     def _clean(self) -> None:
@@ -122,3 +124,16 @@ class QemuSource:
             if convert.FULL.search(e.output):
                 raise StorageError("no space left for the copy of the disk", where=str(disk.parent)) from None
             raise
+
+
+def _answers(path: Path, timeout: float) -> None:
+    """Makes sure that the guest agent is there, before anything waits for it. GuestError."""
+    try:
+        agent.ask(path, "guest-ping", timeout=timeout)
+    except GuestError as e:
+        raise GuestError(
+            f"the node can't be frozen: {e.what}",
+            where=str(path),
+            hint="Start qemu-guest-agent in the node; freeze = false captures as after a power cut. "
+            "Nothing was captured.",
+        ) from None

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from kiosk.golden.source import Format
+from kiosk.golden.capture import Format
 from kiosk.model.base import Document
 
 GIB = 1 << 30
@@ -44,11 +44,11 @@ Window = Annotated[float, Field(ge=0.5, le=60)]
 
 class Live(Document):
     """What capturing a running VM has in common. `freeze` is demanded unless it is switched off; `window` is the
-    longest that the node may stay frozen."""
+    longest that the node may stay frozen, `answer` how long its agent may take to answer."""
 
     freeze: bool = True
     window: Window = 10
-    speed: Speed | None = None
+    answer: Annotated[float, Field(ge=1, le=120)] = 10
     timeout: Timeout = 4 * 3600
 
 
@@ -60,6 +60,7 @@ class QemuSettings(Live):
     monitor: AbsolutePath
     agent: AbsolutePath | None = None
     disk: BlockName | None = None
+    speed: Speed | None = None
 
     @model_validator(mode="after")
     def _agent_for_freeze(self) -> QemuSettings:
@@ -132,6 +133,23 @@ class SshSettings(Document):
         return self
 
 
-SourceSettings = Annotated[
+AnySource = Annotated[
     QemuSettings | LibvirtSettings | DiskSettings | SshSettings, Field(discriminator="kind")
 ]
+
+
+class Ready(Document):
+    """How the node's configuration management is asked whether the node is up to date, before it is captured: a
+    command of one's own (`run`), or a ready-made question by name (`ask`, see kiosk/golden/ready.toml). The
+    status 0 means ready, anything else means no image. `where` says on which machine it runs."""
+
+    run: Argv | None = None
+    ask: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,40}$")] | None = None
+    where: Literal["node", "builder"] = "node"
+    timeout: Annotated[float, Field(ge=1, le=86400)] = 300
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Ready:
+        if (self.run is None) == (self.ask is None):
+            raise ValueError("either `run` or `ask` is needed")
+        return self

@@ -31,8 +31,8 @@ from kiosk.errors import (
 )
 from kiosk.files import remove_tree, storage_errors
 from kiosk.golden import hooks
+from kiosk.golden.capture import Answer, Capture
 from kiosk.golden.settings import SshSettings
-from kiosk.golden.source import Answer, Capture
 from kiosk.pipe import Ended, piped, told
 from kiosk.progress import Bar, bar
 

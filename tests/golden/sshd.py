@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from typing import Any
 from kiosk.golden.settings import SshSettings
 from kiosk.run import run, tool
 
-PROGRAMS = ("sh", "tar", "env", "nice", "ionice", "cat", "sleep", "mkfifo")
+PROGRAMS = ("sh", "tar", "env", "nice", "ionice", "cat", "sleep", "awk", "date", "find", "sed", "grep")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def with_programs(root: Path) -> None:
     for program in sorted(wanted):
         target = root / "usr/bin" / program.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(program.resolve(), target)
+        shutil.copy(program.resolve(), target)  # a link such as awk becomes what it means
         for word in run(["ldd", program], timeout=20).split():
             if word.startswith("/"):
                 library = root / word.lstrip("/")
@@ -65,6 +68,8 @@ def node(folder: Path) -> Iterator[Node]:
     root = folder / "root"
     root.mkdir(parents=True)
     with_programs(root)
+    (root / "dev").mkdir()
+    os.mknod(root / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     for name in ("host", "user"):
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], timeout=20)
     with socket.socket() as s:
@@ -90,6 +95,15 @@ def node(folder: Path) -> Iterator[Node]:
     finally:
         process.terminate()
         process.wait()
+        _end_below(root)
+
+
+def _end_below(root: Path) -> None:
+    """Ends what still runs in the node, as a node that is switched off does."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and str((entry / "root").readlink()).startswith(str(root)):
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _reachable(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

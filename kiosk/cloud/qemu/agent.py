@@ -43,7 +43,7 @@ def execute(path: Path, argv: Sequence[str], *, timeout: float, input: bytes | N
                 wire.ask("guest-exec-status", {"pid": pid}, timeout=max(1, until - time.monotonic()))
             )
             if status.get("exited") is True:
-                return _result(status)
+                return result_of(status)
             if time.monotonic() > until:
                 raise GuestError(f"the command is not done after {timeout:.0f} s (it goes on in the guest)")
             time.sleep(pause)
@@ -76,7 +76,8 @@ def synchronise(wire: Wire, until: float) -> None:
             return
 
 
-def _result(status: dict[str, Any]) -> Result:
+def result_of(status: dict[str, Any]) -> Result:
+    """What guest-exec-status says of a command that has ended; GuestError where it is nonsense."""
     code = _number(status, "exitcode") if "exitcode" in status else 128 + _number(status, "signal")
     outputs = [_bytes(status, key) for key in ("out-data", "err-data")]
     truncated = bool(status.get("out-truncated") or status.get("err-truncated"))
