@@ -101,7 +101,9 @@ class Book:
         file = self._file("bases", name)
         if file is None:
             raise UsageError(
-                f"base: there is no base {name!r}", where=str(named_in), hint=nearest("Bases", name, self.bases())
+                f"base: there is no base {name!r}",
+                where=str(named_in),
+                hint=nearest("Bases", name, self.bases()),
             )
         base = read_toml(file, Base)
         self._check_elements(file, base.elements)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,9 @@ def register(app: typer.Typer) -> None:
     app.add_typer(golden, name="golden")
 
 
-Name = Annotated[str, typer.Argument(metavar="GOLDEN", help="The golden node's name (see `kiosk golden list`).")]
+Name = Annotated[
+    str, typer.Argument(metavar="GOLDEN", help="The golden node's name (see `kiosk golden list`).")
+]
 
 
 def snapshot(
@@ -81,7 +84,9 @@ def _show(made: Snapshot, seconds: float) -> None:
     disk = made.manifest.artifacts["disk"]
     frozen = made.capture.frozen_seconds
     common.say(f"{made.manifest.ref}  {common.size(disk.size)}  {seconds:.0f} s")
-    common.say(f"  captured  {made.capture.method}" + (f", frozen for {frozen:.2f} s" if frozen is not None else ""))
+    common.say(
+        f"  captured  {made.capture.method}" + (f", frozen for {frozen:.2f} s" if frozen is not None else "")
+    )
     for warning in made.capture.warnings:
         common.say(f"  warning   {warning}")
     counts: dict[str, int] = {}
@@ -93,7 +98,9 @@ def _show(made: Snapshot, seconds: float) -> None:
     if made.dropped:
         common.say(f"  removed   built versions {', '.join(map(str, made.dropped))}")
     if not made.trusted:
-        common.say("  trusts    nobody: run `kiosk init` or give --root, and make it again to contextualize it")
+        common.say(
+            "  trusts    nobody: run `kiosk init` or give --root, and make it again to contextualize it"
+        )
 
 
 def _plan(ctx: typer.Context, request: Request, *, as_json: bool) -> None:
@@ -113,7 +120,7 @@ def _plan(ctx: typer.Context, request: Request, *, as_json: bool) -> None:
         common.emit({"source": source.describe(), "ready": answer, "target": target, "trusts": trust})
         return
     common.say(f"would make {request.name} from {source.describe()} into {target}")
-    common.say(f"  ready     {answer}")
+    common.say(f"  ready     {answer or 'not asked'}")
     common.say(f"  trusts    {trust or 'nobody: there is no repository yet'}")
 
 
@@ -169,7 +176,7 @@ def golden_show(ctx: typer.Context, name: Name, as_json: common.Json = False) ->
             ["file", found.file],
             ["system", f"{definition.os} {definition.release} {definition.architecture}"],
             ["source", open_source(definition.source).describe()],
-            ["ready when", " ".join(ready.command) if ready else "always"],
+            ["ready when", ready.ask or shlex.join(ready.run or ()) if ready else "always"],
             ["accounts kept", " ".join(definition.accounts) or "the system's alone"],
             ["left out", " ".join(definition.leave_out) or "scratch and temporary space"],
             ["network", definition.network],
@@ -192,4 +199,6 @@ def golden_rules(ctx: typer.Context, as_json: common.Json = False) -> None:
     if as_json:
         common.emit(list(rules))
         return
-    common.table(["rule", "does", "to", "because"], [(r.name, r.action, " ".join(r.paths), r.reason) for r in rules])
+    common.table(
+        ["rule", "does", "to", "because"], [(r.name, r.action, " ".join(r.paths), r.reason) for r in rules]
+    )

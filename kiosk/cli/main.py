@@ -32,7 +32,24 @@ from kiosk.cli import (
 from kiosk.errors import Interrupted, UsageError
 
 app = common.app("Build, sign, distribute and contextualize virtual worker nodes for batch farms.")
-GROUPS = (build, recipe, golden, exchange, key, publish, show, diff, fetch, layer, store, serve, mirror, host, vm, demo)
+GROUPS = (
+    build,
+    recipe,
+    golden,
+    exchange,
+    key,
+    publish,
+    show,
+    diff,
+    fetch,
+    layer,
+    store,
+    serve,
+    mirror,
+    host,
+    vm,
+    demo,
+)
 for group in GROUPS:
     group.register(app)
 

@@ -17,13 +17,15 @@ from kiosk.build.book import Book
 from kiosk.config import Settings, read_toml
 from kiosk.errors import NotFoundError, UsageError
 from kiosk.golden.source import AnySource, Ready
+from kiosk.model.accounts import AccountName
 from kiosk.model.base import Digest, Document
 from kiosk.model.manifest import AuditException, GuestPath, LayerPolicy
 from kiosk.model.names import Name
 from kiosk.model.recipe import Base, ReleaseName, Text
 
-UnitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:_.@\\-]{1,200}\.(service|timer|socket|path|mount)$")]
-UserName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
+UnitName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9:_.@\\-]{1,200}\.(service|timer|socket|path|mount)$")
+]
 
 
 class Definition(Document):
@@ -42,7 +44,7 @@ class Definition(Document):
     architecture: Literal["x86_64"]
     base: Name
     size: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
-    accounts: tuple[UserName, ...] = ()
+    accounts: tuple[AccountName, ...] = ()
     leave_out: tuple[GuestPath, ...] = ()
     mask: tuple[UnitName, ...] = ()
     network: Literal["dhcp", "keep"] = "dhcp"
@@ -82,12 +84,16 @@ def golden(settings: Settings, name: str) -> Golden:
     if definition.name != file.stem:
         raise UsageError(f"name: must be {file.stem!r}, as the file is called", where=str(file))
     if any((f / "images" / f"{name}.toml").is_file() for f in book.folders):
-        raise UsageError(f"name: a recipe is called {name!r}, too, and would make the same image", where=str(file))
+        raise UsageError(
+            f"name: a recipe is called {name!r}, too, and would make the same image", where=str(file)
+        )
     base, _ = book.base(definition.base, named_in=file)
     for key in ("os", "release", "architecture"):
         mine, theirs = getattr(definition, key), getattr(base, key)
         if mine != theirs:
-            raise UsageError(f"{key}: is {mine!r}, but the base {definition.base} has {theirs!r}", where=str(file))
+            raise UsageError(
+                f"{key}: is {mine!r}, but the base {definition.base} has {theirs!r}", where=str(file)
+            )
     return Golden(definition, base, file)
 
 
@@ -96,4 +102,8 @@ def _known(settings: Settings, known: list[str], wanted: str) -> str:
     if near:
         return f"Did you mean {near[0]}?"
     folder = (settings.recipes or Path("RECIPES")) / "golden"
-    return f"Golden nodes: {', '.join(known)}" if known else f"Define one in {folder}/NAME.toml (docs/golden.md)."
+    return (
+        f"Golden nodes: {', '.join(known)}"
+        if known
+        else f"Define one in {folder}/NAME.toml (docs/golden.md)."
+    )

@@ -97,7 +97,8 @@ def release_of(root: Path) -> Release:
     file = next((p for name in ("usr/lib/os-release", "etc/os-release") if _plain(p := root / name)), None)
     if file is None:
         raise BuildError("the node's tree has no /usr/lib/os-release: is this a root file system?")
-    words = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', file.read_bytes()[:65536].decode(errors="replace"), re.M))
+    text = file.read_bytes()[:65536].decode(errors="replace")
+    words: dict[str, str] = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', text, re.MULTILINE))
     release = words.get("VERSION_CODENAME") or words.get("VERSION_ID", "")
     return Release(words.get("ID", ""), release, words.get("PRETTY_NAME", words.get("ID", "")))
 
@@ -144,7 +145,9 @@ def _order(version: str) -> list[tuple[int, int, str]]:
 def check_python(root: Path, release: str) -> None:
     """BuildError where the tree lacks the Python that kiosk's agent for the guest runs on."""
     if release not in guest.PYTHONS:
-        raise BuildError(f"kiosk doesn't know the Python of {release}", hint=f"Releases: {', '.join(guest.PYTHONS)}")
+        raise BuildError(
+            f"kiosk doesn't know the Python of {release}", hint=f"Releases: {', '.join(guest.PYTHONS)}"
+        )
     version = ".".join(guest.PYTHONS[release].split(".")[:2])
     if not (root / "usr/bin" / f"python{version}").is_file():
         raise BuildError(
@@ -186,7 +189,9 @@ def _dhcp(root: Path) -> None:
         old.unlink()
     (folder / "80-kiosk.network").write_text(NETWORK, encoding="utf-8")
     (folder / "80-kiosk.network").chmod(0o644)
-    there = [u for u in OTHER_NETWORKS if (root / UNITS / u).exists() or (root / "etc/init.d" / u[:-8]).exists()]
+    there = [
+        u for u in OTHER_NETWORKS if (root / UNITS / u).exists() or (root / "etc/init.d" / u[:-8]).exists()
+    ]
     _mask(root, there)
     wanted = ["systemd-networkd.service"]
     if (root / UNITS / "systemd-resolved.service").is_file():

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiosk.build import sandbox, uki
+from kiosk.build import clean, sandbox, uki
 from kiosk.build.book import Book
 from kiosk.build.image import NEEDED, full_disk, root_of_trust
 from kiosk.build.trees import DAY, Forest
 from kiosk.build.version import Making, Origin, Subject, Timing, next_version, put_in_place
 from kiosk.clock import now, source_date_epoch
 from kiosk.config import Settings
-from kiosk.disk.disk import root_volume
+from kiosk.disk.disk import check, recover, root_volume
 from kiosk.disk.extract import extract
 from kiosk.errors import BuildError, UsageError
 from kiosk.files import locked, scratch, storage_errors
@@ -28,11 +28,12 @@ from kiosk.golden.definition import Definition, Golden, golden
 from kiosk.golden.ready import ask
 from kiosk.golden.source import Capture, open_source
 from kiosk.golden.workshop import Workshop
+from kiosk.model.accounts import AccountPolicy
 from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import Version
 from kiosk.progress import bar
 from kiosk.run import tool
-from kiosk.sanitise.engine import AccountPolicy, Done, sanitise
+from kiosk.sanitise.engine import Done, sanitise
 from kiosk.sanitise.rules import load
 
 LEFT_OUT = (
@@ -128,9 +129,11 @@ def take_tree(capture: Capture, root: Path, definition: Definition) -> None:
         return
     assert capture.disk is not None
     skip = left_out(definition.leave_out)
+    recover(capture.disk)
+    check(capture.disk)
     with (
         root_volume(capture.disk, allow_mount=True) as volume,
-        bar(f"{definition.name}: files", None, unit="file") as progress,
+        bar(f"{definition.name}: files", None, unit="B") as progress,
     ):
         extract(volume, root, skip=skip, progress=progress.update)
     capture.disk.unlink()
@@ -173,7 +176,8 @@ class Work:
             workshop.initrd(kernel.modules, self.staged / "initrd")
         with self.timing.step("sanitise"):
             book = Book.of(self.settings)
-            removed = sanitise(self.root, load(book.folders), AccountPolicy(definition.accounts))
+            removed = sanitise(self.root, load(book.folders), AccountPolicy(keep=definition.accounts))
+            clean.clean(self.root, date, table=())
         with self.timing.step("fit"):
             workshop.python(self.root)
             fit.fit(self.root, network=definition.network, mask=definition.mask)

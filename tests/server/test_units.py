@@ -16,7 +16,9 @@ UNITS = sorted((data.folder("server") / "systemd").iterdir())
 
 def calls() -> list[list[str]]:
     """Every command line of kiosk's in the units."""
-    lines = [line for unit in UNITS for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
+    lines = [
+        line for unit in UNITS for line in unit.read_text().splitlines() if line.startswith("ExecStart=")
+    ]
     return [shlex.split(line.partition("=")[2]) for line in lines]
 
 
@@ -32,7 +34,7 @@ def test_systemd_takes_the_unit(unit: Path, tmp_path: Path) -> None:
 def test_a_unit_with_a_fault_is_not_taken(tmp_path: Path) -> None:
     bad = tmp_path / "bad.service"
     bad.write_text("[Service]\nType=oneshot\nExecStart=/nowhere/kiosk\n")
-    with pytest.raises(Exception, match="not executable|Command"):
+    with pytest.raises(Exception, match=r"not executable|Command"):
         run(["systemd-analyze", "verify", "--man=no", bad], timeout=60)
 
 
