@@ -58,8 +58,11 @@ def assemble(path: Path, *parts: Path | bytes, label: str = "gpt", logical: bool
     subprocess.run(["sfdisk", "--quiet", "--no-reread", path], input=script, check=True)
     with path.open("r+b") as f:
         for start, part in zip(starts, parts, strict=True):
-            f.seek(start)
-            f.write(part if isinstance(part, bytes) else part.read_bytes())
+            data = part if isinstance(part, bytes) else part.read_bytes()
+            for at in range(0, len(data), MIB):
+                if any(piece := data[at : at + MIB]):
+                    f.seek(start + at)
+                    f.write(piece)
     return path
 
 

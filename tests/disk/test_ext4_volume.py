@@ -157,15 +157,18 @@ def copy_while_in_use(image: Path, mount: Path, copy: Path, *, freeze: bool) -> 
 
 @pytest.mark.parametrize("freeze", [True, False], ids=["frozen", "running"])
 @pytest.mark.parametrize("offset", [0, 1 << 20], ids=["whole", "partition"])
-def test_a_disk_that_was_copied_while_in_use_is_recovered(tmp_path: Path, freeze: bool, offset: int) -> None:
-    subprocess.run(["mkfs.ext4", "-q", tmp_path / "fs", "24M"], check=True)
+@pytest.mark.parametrize("orphans", ["orphan_file", "^orphan_file"])
+def test_a_disk_that_was_copied_while_in_use_is_recovered(
+    tmp_path: Path, freeze: bool, offset: int, orphans: str
+) -> None:
+    subprocess.run(["mkfs.ext4", "-q", "-O", orphans, tmp_path / "fs", "24M"], check=True)
     copy_while_in_use(tmp_path / "fs", tmp_path / "mnt", tmp_path / "copy", freeze=freeze)
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(offset) + (tmp_path / "copy").read_bytes() + bytes(1 << 20))
     if not freeze:
         with pytest.raises(ext4.UnrecoveredError, match="journal"), opened(disk, offset):
             pass
-    with pytest.raises(CorruptError, match="Deleted inode"):
+    with pytest.raises(CorruptError, match=r"Deleted inode|Orphan file"):
         ext4.check(disk, offset)
     ext4.recover(disk, offset, 24 << 20)
     ext4.check(disk, offset)
@@ -180,6 +183,10 @@ def test_a_damaged_file_system_is_named_with_what_is_wrong(tree: Path, tmp_path:
     with pytest.raises(CorruptError, match=r"(?s)damaged; e2fsck says:.*usr.*deleted/unused") as caught:
         ext4.check(image)
     assert "Pass 1" not in str(caught.value)
+    before = image.read_bytes()
+    with pytest.raises(CorruptError, match=r"(?s)damaged; e2fsck says:.*usr.*deleted/unused"):
+        ext4.recover(image)
+    assert image.read_bytes() == before
     with pytest.raises(CorruptError, match=r"fs: /usr/bin: .*not in use"), opened(image) as volume:
         list(volume.nodes())
 

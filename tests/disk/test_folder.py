@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kiosk.disk import descent
 from kiosk.disk.folder import FolderVolume
-from kiosk.disk.volume import MAX_DEPTH, Node, SparseVolume
+from kiosk.disk.volume import Node, SparseVolume
 from kiosk.errors import CorruptError, StorageError
 
 
@@ -73,9 +74,10 @@ def test_a_link_to_a_folder_is_not_entered_and_a_file_that_became_one_is_not_rea
         list(volume.read(found[b"/etc/secret"]))
 
 
-def test_folders_too_deep_are_damage(tmp_path: Path) -> None:
+def test_folders_too_deep_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "MAX_DEPTH", 30)
     fd = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(31):
         os.mkdir("d" * 20, dir_fd=fd)
         below = os.open("d" * 20, os.O_RDONLY, dir_fd=fd)
         os.close(fd)

@@ -16,29 +16,36 @@ from kiosk.run import CommandError, run
 
 TIMEOUT = 3600
 MAX_LINES = 10
-_CORRECTED = 1
+_CORRECTED, _FOUND = 1, 4
 _NOISE = re.compile(
     r"^$|^e2fsck \d|^Pass \d|^Warning: skipping journal|WARNING: Filesystem still has errors"
-    r"|files \(.*non-contiguous\)|^Fix\? |recovering journal$"
+    r"|files \(.*non-contiguous\)|^(Fix|Clear|Recreate)\? no$|recovering journal$"
 )
+_LEFT_BY_USE = re.compile(
+    r"^Free (blocks|inodes) count wrong \(|^Orphan file \(inode \d+\) block \d+ is not clean"
+    r"|^Failed to initialize orphan file"
+)
+"""What every file system in use says of itself: counts that are brought up to date later, removed open files."""
 
 
 def recover(path: Path, offset: int = 0, size: int | None = None) -> None:
-    """Replays the journal of the file system at byte `offset` of the file or device `path`, and lets go of files
-    that had been removed but were still open. Afterwards it is what a crash at that moment would have left.
+    """Replays the journal of the file system at byte `offset` (and of `size` bytes) of the file or device `path`,
+    and lets go of files that had been removed but were still open. Afterwards it is sound, and holds what a crash
+    at that moment would have left.
 
-    Changes `path`: give it a private copy. Raises CorruptError where this can't be done.
+    Changes `path`: give it a private copy. Raises CorruptError for damage, which it doesn't repair.
     """
-    with _open(path) as fd:
-        replay = Layout(fd, offset, where=str(path)).needs_recovery
     with contextlib.ExitStack() as stack:
+        fd = stack.enter_context(_open(path))
+        replay = Layout(fd, offset, where=str(path)).needs_recovery
         # e2fsck 1.47 loses the offset when it opens the file again after a replay.
         name = stack.enter_context(_loop(path, offset, size)) if replay and offset else _name(path, offset)
-        try:
-            run(["e2fsck", "-p", "-E", "journal_only", name], timeout=TIMEOUT)
-        except CommandError as e:
-            if e.status != _CORRECTED:
-                raise _damaged("its journal can't be replayed", path, e) from None
+        _e2fsck(path, name, "-p", "-E", "journal_only")
+        if (findings := _findings(path, name)) is None:
+            return
+        if not all(_LEFT_BY_USE.search(line) for line in findings):
+            raise _damaged(path, findings)
+        _e2fsck(path, name, "-f", "-p")
 
 
 def check(path: Path, offset: int = 0) -> None:
@@ -48,10 +55,32 @@ def check(path: Path, offset: int = 0) -> None:
     """
     with _open(path) as fd:
         Layout(fd, offset, where=str(path))
+    if (findings := _findings(path, _name(path, offset))) is not None:
+        raise _damaged(path, findings)
+
+
+def _e2fsck(path: Path, name: str, *options: str) -> None:
     try:
-        run(["e2fsck", "-f", "-n", _name(path, offset)], timeout=TIMEOUT)
+        run(["e2fsck", *options, name], timeout=TIMEOUT)
     except CommandError as e:
-        raise _damaged("the file system is damaged", path, e) from None
+        if e.status != _CORRECTED:
+            raise _damaged(path, _telling(e.output)) from None
+
+
+def _findings(path: Path, name: str) -> list[str] | None:
+    """What is wrong with a file system; None where nothing is."""
+    try:
+        run(["e2fsck", "-f", "-n", name], timeout=TIMEOUT)
+    except CommandError as e:
+        if e.status != _FOUND:
+            raise _damaged(path, _telling(e.output)) from None
+        return _telling(e.output)
+    return None
+
+
+def _telling(output: str) -> list[str]:
+    lines = [line.strip() for line in output.splitlines()]
+    return [line.removesuffix("Fix? no").rstrip() for line in lines if not _NOISE.search(line)]
 
 
 @contextlib.contextmanager
@@ -82,8 +111,6 @@ def _name(path: Path, offset: int) -> str:
     return f"{name}?offset={offset}" if offset else name
 
 
-def _damaged(what: str, path: Path, error: CommandError) -> CorruptError:
-    lines = [line.strip() for line in error.output.splitlines()]
-    telling = [line.removesuffix("Fix? no").rstrip() for line in lines if not _NOISE.search(line)]
-    text = "\n    ".join([f"{what}; e2fsck says:", *telling[:MAX_LINES]])
+def _damaged(path: Path, findings: list[str]) -> CorruptError:
+    text = "\n    ".join(["the file system is damaged; e2fsck says:", *findings[:MAX_LINES]])
     return CorruptError(text, where=str(path), hint="Repair the original (e2fsck -f) and start again.")
