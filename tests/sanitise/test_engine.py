@@ -180,8 +180,7 @@ def test_depth_names_and_special_files_are_no_danger(tmp_path: Path) -> None:
         fd = below
     os.close(fd)
     odd = os.fsencode(root) + b"/root/.\xff\xfe\n\x1b[31m_history"
-    with open(odd, "wb") as f:
-        f.write(b"x")
+    Path(os.fsdecode(odd)).write_bytes(b"x")
     os.mkfifo(root / "etc/krb5.keytab")
     os.mkfifo(root / "opt/waits")
     (root / "etc/fstab").unlink()

@@ -5,6 +5,7 @@ Markers stand near the beginning of small files, so that no end of a block cuts 
 them disturbs a running Debian: `plant` may be used on the root of a VM, or its files be copied there one by one.
 """
 
+# ruff: noqa: E501  (a table has one line for each)
 from __future__ import annotations
 
 import base64
