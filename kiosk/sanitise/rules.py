@@ -70,6 +70,13 @@ class Rewrite(Document):
     by: str
 
 
+class Ensure(Document):
+    """A line that must be in a file; one that `unless` matches will do."""
+
+    line: str
+    unless: Regex | None = None
+
+
 class Rule(Document):
     """One rule.
 
@@ -103,7 +110,7 @@ class Rule(Document):
     create: bool = False
     drop: tuple[Regex, ...] = ()
     rewrite: tuple[Rewrite, ...] = ()
-    ensure: tuple[str, ...] = ()
+    ensure: tuple[Ensure, ...] = ()
     when: Regex | None = None
     holds: tuple[Kind, ...] = ()
     limit: Annotated[int, Field(ge=64, le=16 << 20)] = 1 << 20
