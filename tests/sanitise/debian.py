@@ -36,7 +36,8 @@ FILES = {
     "etc/gshadow": "".join(f"{line.split(':')[0]}:*::\n" for line in GROUP.splitlines()),
     "etc/subuid": "",
     "etc/subgid": "",
-    "etc/hosts": "127.0.0.1   localhost localhost.localdomain\n::1\t\tlocalhost ip6-localhost\n192.0.2.1\tmaster.example.org\n",
+    "etc/hosts": "127.0.0.1   localhost localhost.localdomain\n::1\t\tlocalhost ip6-localhost\n"
+    "192.0.2.1\tmaster.example.org\n",
     "etc/fstab": "# nothing of this machine\nserver:/software /software nfs4 ro 0 0\n",
     "etc/machine-id": "",
     "etc/environment": "PATH=/usr/bin\nhttp_proxy=http://squid.example.org:3128\n",
