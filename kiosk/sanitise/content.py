@@ -31,8 +31,8 @@ Kind = Literal[
 
 _HEADERS = ("RSA ", "EC ", "DSA ", "OPENSSH ", "ENCRYPTED ", "ANY ", "")
 _PEM = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----[ \t]*(?:\\[rn]|\r|\n)"
-    rb"(?:[A-Za-z-]{1,40}: [^\r\n]{0,200}\r?\n){0,6}(?:\\[rn]|\s){0,40}[A-Za-z0-9+/]{40}"
+    rb"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----(?:\\[rn]|\s){1,40}"
+    rb"(?:[A-Za-z-]{1,40}: [^\r\n\\]{0,200}(?:\\[rn]|\s){1,40}){0,6}[A-Za-z0-9+/]{40}"
     rb"|---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\r?\n"
     rb"|-----BEGIN OpenVPN Static key V1-----\r?\n[0-9a-f]{32}"
     rb"|^PuTTY-User-Key-File-[23]: "

@@ -53,7 +53,9 @@ def _fault(path: Path, example: Example) -> str | None:
     return None if text == example.after else f"holds {text!r}, not {example.after!r}"
 
 
-def _state(path: Path) -> tuple[int, bytes | str | None, int]:
+def _state(path: Path) -> tuple[int, bytes | str | None, int] | None:
+    if not path.exists() and not path.is_symlink():
+        return None
     found = path.lstat()
     content: bytes | str | None = None
     if stat.S_ISREG(found.st_mode):

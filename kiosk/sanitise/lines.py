@@ -24,8 +24,13 @@ def revised(old: str, rule: Rule, node: Sequence[str]) -> str:
         for rewrite in rule.rewrite:
             body = re.sub(rewrite.match, rewrite.by, body)
         lines.append(body + line[len(line.rstrip("\n")) :])
-    there = {line.rstrip("\n") for line in lines}
-    missing = [line for line in rule.ensure if line not in there]
+    there = [line.rstrip("\n") for line in lines]
+    missing = [
+        wanted.line
+        for wanted in rule.ensure
+        if wanted.line not in there
+        and not (wanted.unless and any(re.search(wanted.unless, t) for t in there))
+    ]
     if missing and lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     return "".join(lines) + "".join(f"{line}\n" for line in missing)

@@ -70,6 +70,13 @@ class Rewrite(Document):
     by: str
 
 
+class Ensure(Document):
+    """A line that must be in a file; one that `unless` matches will do."""
+
+    line: str
+    unless: Regex | None = None
+
+
 class Rule(Document):
     """One rule.
 
@@ -103,7 +110,7 @@ class Rule(Document):
     create: bool = False
     drop: tuple[Regex, ...] = ()
     rewrite: tuple[Rewrite, ...] = ()
-    ensure: tuple[str, ...] = ()
+    ensure: tuple[Ensure, ...] = ()
     when: Regex | None = None
     holds: tuple[Kind, ...] = ()
     limit: Annotated[int, Field(ge=64, le=16 << 20)] = 1 << 20
@@ -151,16 +158,24 @@ def load(folders: Sequence[Path] | None = None) -> tuple[Rule, ...]:
     """
     found: dict[str, Rule] = {}
     for folder in folders if folders is not None else (data.folder("recipes"),):
-        own: dict[str, Rule] = {}
-        for file in sorted((folder / "sanitise").glob("*.toml")):
-            for rule in read_toml(file, _File).rule:
-                if rule.name in own:
-                    raise UsageError(f"there are two rules {rule.name!r}", where=str(file))
-                own[rule.name] = rule
-        found = {**found, **{name: rule for name, rule in own.items() if name not in found}}
+        own = {rule.name: rule for rules in by_subject(folder).values() for rule in rules}
+        found |= {name: rule for name, rule in own.items() if name not in found}
     if not found:
         raise NotFoundError("there are no rules for sanitising", hint="recipes/sanitise/*.toml")
     return tuple(found.values())
+
+
+def by_subject(folder: Path) -> dict[str, tuple[Rule, ...]]:
+    """The rules of one folder by the names of their files, without `.toml`."""
+    found: dict[str, tuple[Rule, ...]] = {}
+    names: set[str] = set()
+    for file in sorted((folder / "sanitise").glob("*.toml")):
+        found[file.stem] = read_toml(file, _File).rule
+        for rule in found[file.stem]:
+            if rule.name in names:
+                raise UsageError(f"there are two rules {rule.name!r}", where=str(file))
+            names.add(rule.name)
+    return found
 
 
 def load_for(settings: Settings) -> tuple[Rule, ...]:

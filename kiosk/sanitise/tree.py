@@ -118,7 +118,7 @@ class Tree:
         """What matches a pattern (see kiosk.sanitise.patterns) below `start`. The last name is not resolved and
         `**` does not enter links; whether folders on the way may be links, `follow` says."""
         names = pattern.split("/")
-        bases: list[Parts] = [start]
+        bases = [start] if self.is_folder(start) else []
         for name in names[:-1]:
             if name == "**":
                 bases = [b for base in bases for b in (base, *(p for p, is_dir in self.walk(base) if is_dir))]
@@ -159,13 +159,15 @@ class Tree:
             if e.errno in NO_FILE:
                 return None
             raise
-        with open(file, "rb", buffering=0) as f:  # noqa: PTH123
+        try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 return None
             data = bytearray()
-            while len(data) < limit and (piece := f.read(limit - len(data))):
+            while len(data) < limit and (piece := os.read(file, min(limit - len(data), 1 << 20))):
                 data += piece
             return bytes(data)
+        finally:
+            os.close(file)
 
     def read_all(self, parts: Parts) -> bytes | None:
         """The content of a file that is going to be edited; PolicyError where it is larger than 16 MiB."""
@@ -178,31 +180,36 @@ class Tree:
         """Replaces the content of a regular file, under all its names."""
         with self.folder(parts[:-1]) as fd:
             file = os.open(parts[-1], os.O_WRONLY | FILE, dir_fd=fd)
-        with open(file, "wb", buffering=0) as f:  # noqa: PTH123
+        try:
             found = os.fstat(file)
             if not stat.S_ISREG(found.st_mode):
                 raise PolicyError("is not a regular file any more", where=shown(parts))
             os.ftruncate(file, 0)
-            left = memoryview(data)
-            while left:
-                left = left[f.write(left) :]
+            _write(file, data)
             os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(file)
 
     def create(self, parts: Parts, data: bytes, mode: int) -> None:
         """Makes a new file, and the folders that it needs; its time is that of the folder it is in."""
         for n in range(1, len(parts)):
-            if self.stat(parts[:n]) is None:
+            found = self.stat(parts[:n])
+            if found is not None and not stat.S_ISDIR(found.st_mode):
+                raise PolicyError("is no folder, nor a link to one in the tree", where=shown(parts[:n]))
+            if found is None:
                 with self._unaltered(parts[: n - 1]) as fd:
                     os.mkdir(parts[n - 1], 0o755, dir_fd=fd)
                 with self.folder(parts[:n]) as fd:
                     os.fchmod(fd, 0o755)
         with self._unaltered(parts[:-1]) as fd:
             file = os.open(parts[-1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE, 0o600, dir_fd=fd)
-            with open(file, "wb", buffering=0) as f:  # noqa: PTH123
-                f.write(data)
+            try:
+                _write(file, data)
                 os.fchmod(file, mode)
                 above = os.fstat(fd)
                 os.utime(file, ns=(above.st_atime_ns, above.st_mtime_ns))
+            finally:
+                os.close(file)
 
     def chmod(self, parts: Parts, mode: int) -> bool:
         """Sets a regular file's mode; whether that was a change."""
@@ -238,6 +245,12 @@ class Tree:
             found = os.fstat(fd)
             yield fd
             os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _write(file: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(file, left) :]
 
 
 def _remove_folder(parent: int, name: str) -> None:

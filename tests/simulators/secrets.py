@@ -29,18 +29,51 @@ from cryptography.x509.oid import NameOID
 
 from kiosk.sanitise.content import Kind
 
-P = int(
-    "f2095f473cce2db2fc4176f71a664c64050708f3169fd0890d681d57b37f86ee0bcb1412c0a23696e591c7a536812fd7"
-    "bd3fe897a8d91ee3f3b6c4c8d8c814e64b8fffa0521b12cee700a7a3d5b1f46735e3aaed7c5c5f4aa7309dd5eb6ac888"
-    "479eebaaeede6948d168eff64de5b04514990796032d1e466c15094334d79431",
-    16,
-)
-Q = int(
-    "c8075d5b93a6b73793bca997f31e079a4b917fb26cbc2655fe6a080f522df94a4a26f45c893dc2df0f0ed769bb216ea0"
-    "47db41281f53a6a1742eea0972b94928c1d3791f5b417957d230a1d97652049a673d551b2a8105e3d6a930f1984225d1"
-    "8369b870c15b639d97ae3c75aa9115217405cdad6a050dd8a0ef34fcef42b811",
-    16,
-)
+PRIMES = {
+    "service": (
+        int(
+            "d77959f271a6c4b8753d33f10ab27004d2088ce41648b71aa1923aebe7953135b6af87fc8fc81c44770335a9ec9d4e7a"
+            "dc72b517e64ebb0d56ae74d36b98dd9492ae1db480446183c165c2a44f51d4bb9c25bf680ec09e86e2049592a25985a4"
+            "5610ae446fae431b021f04fd38f407f7c8958876c5939252eaf8661ee835bf01",
+            16,
+        ),
+        int(
+            "d669cd11f09f7677b89cafb44aa7236c52951b155be94c2a7d520f423b08bc97efaa457cb53674c771b653c215efec5d"
+            "2b0e3f40132ca327a8e934655440d7f6153be85b02d988fe596b7b3ec3d9b758c42df109c6488a27184697ccc4862a60"
+            "04c236ba20d6f505d97438849f1cbea88bcdc594fcf44ebe73e47d65aeca4969",
+            16,
+        ),
+    ),
+    "proxy": (
+        int(
+            "fca7d0175997e4847a2008d4121bdf8ae3011abb61c7b86b0a92178d74641058cae0b791c2db212237a32b2fd0d3d001"
+            "def7310b513ae75d66ba68760581d577d4d2c52b057d9c708733d49408c54fdbaf6a4e3d64822efa7f0830bf3c45c5d8"
+            "a73dc41e0dc7041c03e258b42aef544a305a1b06cbcdeee569b5e7989c7fdfbf",
+            16,
+        ),
+        int(
+            "e54c6a6064fcd6b5f2111f1af6df4a9f52f153b8a3e1c2fd46535bb6267be6940da8da3ad7892bc41c8e34325354ccb3"
+            "0fa35dc60d3d9c9b135707a5d4b39c855184feeac7c40ffffae9a5e9d0286615aec2a5668825ed59b33ab56efdd0ac57"
+            "294144a6fc97fd6d9543905fc5ea5327ddc107a924a3ccf4f73a56cc92fe7d6b",
+            16,
+        ),
+    ),
+    "robot": (
+        int(
+            "edb7bb6c0e766ec5b0486619e2a7c43c186d54d0ea5aaf9c97716e38ecfd86153a96ed4cd7c5d596ada985916b086487"
+            "84af90f4ad56d58566cc28d14428b4c3875b6f153502f5b9b8565138054ede3f0f7520327e745504151f0e4fc3b8436a"
+            "f1536d86cbe8b3f46a183899791b9b8320e8165807c2b2d2110f2d5dc472268d",
+            16,
+        ),
+        int(
+            "d7b708149674c7d0bd6d85f6f73bd0615857bf56583ceb141904c3caec94f67363c9dbf472d8c605d9c67dfd85d9477b"
+            "c3d64bec38911e411cd6683e4f72814166bf98365eec3b32ee7dd6de786307e391cf967b9ee82b7697ef4c74ca3ce623"
+            "575874ce4801b6c0ed57efea15a1eeac42b9cba8c9d7269779b6477acbbd9d47",
+            16,
+        ),
+    ),
+}
+"""Two primes for each RSA key."""
 
 
 def seed(name: str, size: int = 32) -> bytes:
@@ -52,13 +85,14 @@ def seed(name: str, size: int = 32) -> bytes:
 
 
 @cache
-def rsa_key() -> rsa.RSAPrivateKey:
+def rsa_key(name: str = "service") -> rsa.RSAPrivateKey:
     """An RSA key of 2048 bits."""
+    p, q = PRIMES[name]
     e = 65537
-    d = pow(e, -1, (P - 1) * (Q - 1))
-    public = rsa.RSAPublicNumbers(e, P * Q)
+    d = pow(e, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(e, p * q)
     numbers = rsa.RSAPrivateNumbers(
-        P, Q, d, rsa.rsa_crt_dmp1(d, P), rsa.rsa_crt_dmq1(d, Q), rsa.rsa_crt_iqmp(P, Q), public
+        p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q), public
     )
     return numbers.private_key()
 
@@ -106,7 +140,7 @@ def certificate(name: str, key: rsa.RSAPrivateKey) -> bytes:
 
 def proxy(name: str) -> bytes:
     """An X.509 proxy: certificate, key, and the certificate that it comes from, in one file."""
-    key = rsa_key()
+    key = rsa_key(name)
     return (
         certificate(f"{name} proxy", key)
         + pem(key, PrivateFormat.TraditionalOpenSSL)
@@ -232,7 +266,7 @@ def wireguard(key: bytes) -> bytes:
 
 
 SAMPLES: Mapping[Kind, Callable[[], bytes]] = {
-    "pem-key": lambda: pem(rsa_key(), PrivateFormat.TraditionalOpenSSL),
+    "pem-key": lambda: pem(ec_key("sample"), PrivateFormat.TraditionalOpenSSL),
     "der-key": lambda: ec_key("der").private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
     "pkcs12": lambda: pkcs12_file("sample"),
     "java-keystore": lambda: keystore("sample"),
