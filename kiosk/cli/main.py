@@ -16,6 +16,7 @@ from kiosk.cli import (
     demo,
     diff,
     fetch,
+    history,
     host,
     key,
     layer,
@@ -29,7 +30,7 @@ from kiosk.cli import (
 from kiosk.errors import Interrupted, UsageError
 
 app = common.app("Build, sign, distribute and contextualize virtual worker nodes for batch farms.")
-for group in (build, key, publish, show, diff, fetch, layer, store, serve, mirror, host, vm, demo):
+for group in (build, key, publish, show, history, diff, fetch, layer, store, serve, mirror, host, vm, demo):
     group.register(app)
 
 
