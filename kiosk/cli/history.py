@@ -19,6 +19,7 @@ from kiosk.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from kiosk.model.changes import PackageChanges
+    from kiosk.model.names import Ref
     from kiosk.model.timeline import Lists, Pattern, Period
     from kiosk.trust.client import TrustedRepository
 
@@ -42,7 +43,10 @@ def register(app: typer.Typer) -> None:
 
 def history(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An image or a layer.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="An image or a layer (default, with options: all images)."),
+    ] = None,
     on: Annotated[
         str | None,
         typer.Option(metavar="DATE", help="What was current on that day, or at that time (UTC)."),
@@ -62,43 +66,52 @@ def history(
     """Tells which versions there were, and what was in the image on a given day.
 
     `kiosk history debian-12-worker`, `kiosk history debian-12-worker --on 2026-11-20 --packages`,
-    `kiosk history debian-12-worker --package 'openssl=3.0.11*'`
+    `kiosk history --package 'openssl=3.0.11*'`
 
     A package is found by its own name and by that of its source. Verified, from the URL in the settings, else from
     the repository here; withdrawn versions are told of as long as the repository remembers them.
     """
-    from kiosk.model.names import parse_ref
     from kiosk.model.timeline import Pattern, parse_when
 
-    ref = parse_ref(name)
-    if ref.version is not None:
-        raise UsageError(f"{ref} is one version", hint=f"kiosk show {ref}, or kiosk history {ref.base}")
     moment = parse_when(on) if on is not None else None
     pattern = Pattern.parse(package) if package is not None else None
+    if name is None and moment is None and pattern is None:
+        raise UsageError("name an image, or what to look for in all of them", hint="kiosk history --help")
     with reader(settings(ctx), root) as repository:
-        periods = _periods(repository, ref)
-    told = _told(ctx, ref.base, periods, moment, only_lists=pattern is not None or moment is not None)
+        found = {ref.base: _periods(repository, ref) for ref in _refs(repository, name)}
     if moment is not None:
-        if not told.periods:
-            first = periods[0]
-            raise NotFoundError(
-                f"no version of {ref} was published on {on}",
-                hint=f"The first, {first.version}, was on {_time(first.published)} UTC.",
-            )
-        if json:
-            listing = packages or pattern is not None
-            emit([_facts(told, p, pattern, packages=listing) for p in told.periods])
-        else:
-            _show_on(told, pattern, packages=packages)
+        then = {base: _during(periods, *moment) for base, periods in found.items()}
+        if not any(then.values()):
+            raise _nothing_yet(found, on)
+        found = then
+    told = [_told(ctx, base, periods, compare=not (moment or pattern)) for base, periods in found.items()]
+    if moment is not None and json:
+        listing = packages or pattern is not None
+        emit([_facts(one, p, pattern, packages=listing) for one in told for p in one.periods])
+    elif moment is not None:
+        for one in told:
+            _show_on(one, pattern, packages=packages)
     elif pattern is not None:
         _show_spans(told, pattern, json=json)
     elif json:
-        emit([_facts(told, p, None, changes=packages) for p in reversed(told.periods)])
+        emit([_facts(told[0], p, None, changes=packages) for p in reversed(told[0].periods)])
     else:
-        _show(told, packages=packages)
+        _show(told[0], packages=packages)
 
 
-def _periods(repository: TrustedRepository, ref: Any) -> list[Period]:
+def _refs(repository: TrustedRepository, name: str | None) -> list[Ref]:
+    """The image or layer that was named, or all images."""
+    from kiosk.model.names import ImageRef, parse_ref
+
+    if name is None:
+        return [ImageRef(base) for base in sorted({r.base for r in repository.manifests("images")})]
+    ref = parse_ref(name)
+    if ref.version is not None:
+        raise UsageError(f"{ref} is one version", hint=f"kiosk show {ref}, or kiosk history {ref.base}")
+    return [ref]
+
+
+def _periods(repository: TrustedRepository, ref: Ref) -> list[Period]:
     from kiosk.model.timeline import timeline
 
     offered = [(repository.manifest(r), repository.published(r), None) for r in repository.versions(ref)]
@@ -108,22 +121,24 @@ def _periods(repository: TrustedRepository, ref: Any) -> list[Period]:
     return timeline([*past, *offered])
 
 
-def _told(
-    ctx: typer.Context,
-    name: str,
-    periods: list[Period],
-    moment: tuple[datetime, datetime] | None,
-    *,
-    only_lists: bool,
-) -> Told:
-    from kiosk.model import changes
+def _during(periods: list[Period], start: datetime, end: datetime) -> list[Period]:
     from kiosk.model.timeline import during
 
-    if moment is not None:
-        periods = during(periods, *moment)
+    return during(periods, start, end)
+
+
+def _nothing_yet(found: dict[str, list[Period]], on: str | None) -> NotFoundError:
+    first = min((p[0] for p in found.values() if p), key=lambda p: p.published, default=None)
+    hint = None if first is None else f"The first, {first.version}, was on {_time(first.published)} UTC."
+    return NotFoundError(f"no version was published on {on}, or before", where=", ".join(found), hint=hint)
+
+
+def _told(ctx: typer.Context, name: str, periods: list[Period], *, compare: bool) -> Told:
+    from kiosk.model import changes
+
     lists = papers.all_packages(settings(ctx), [p.manifest for p in periods])
     found: dict[str, PackageChanges] = {}
-    for before, after in () if only_lists else pairwise(periods):
+    for before, after in pairwise(periods) if compare else ():
         old, new = lists[before.version], lists[after.version]
         if old is not None and new is not None:
             found[after.version] = changes.packages(old, new)
@@ -208,28 +223,34 @@ def _show_on(told: Told, pattern: Pattern | None, *, packages: bool) -> None:
     _footnote(told.periods)
 
 
-def _show_spans(told: Told, pattern: Pattern, *, json: bool) -> None:
+def _show_spans(told: list[Told], pattern: Pattern, *, json: bool) -> None:
     from kiosk.model.timeline import spans
 
-    found = spans(told.periods, told.lists, pattern)
+    found = [(one.name, s) for one in told for s in spans(one.periods, one.lists, pattern)]
     if json:
         emit(
             [
-                {**vars(s), "since": s.since.isoformat(), "until": s.until.isoformat() if s.until else None}
-                for s in found
+                {
+                    "image": name,
+                    **vars(s),
+                    "since": s.since.isoformat(),
+                    "until": s.until.isoformat() if s.until else None,
+                }
+                for name, s in found
             ]
         )
         return
-    unknown = [p.version for p in told.periods if told.lists[p.version] is None]
+    unknown = [f"{one.name}@{p.version}" for one in told for p in one.periods if one.lists[p.version] is None]
     if unknown:
         say(f"Not known: {', '.join(unknown)} have no list of packages.")
     if not found:
-        say(f"No version of {told.name} had it.")
+        say("No version had it.")
         return
     table(
-        ["package", "architecture", "version", "from (UTC)", "until (UTC)", "in versions"],
+        ["image", "package", "architecture", "version", "from (UTC)", "until (UTC)", "in versions"],
         [
             (
+                name,
                 s.name,
                 s.architecture,
                 s.version,
@@ -237,10 +258,10 @@ def _show_spans(told: Told, pattern: Pattern, *, json: bool) -> None:
                 _time(s.until) if s.until else "still",
                 s.first if s.first == s.last else f"{s.first} to {s.last}",
             )
-            for s in found
+            for name, s in found
         ],
     )
-    _footnote(told.periods)
+    _footnote([p for one in told for p in one.periods])
 
 
 def _state(period: Period) -> str:

@@ -123,7 +123,7 @@ def test_what_was_in_the_image_on_tuesday(kiosk: Kiosk, terminal: Terminal, afte
     assert "bash" not in out
     assert "libssl3" in out
     assert ("withdrawn" in out) == (after != "as published")
-    assert versions(terminal.json("history", "worker", "--on", "2027-01-01")) == ["20261118.2"]
+    assert versions(terminal.json("history", "--on", "2027-01-01")) == ["20261118.2"]
 
 
 @pytest.mark.parametrize("where", ["the repository here", "a URL", "a mirror"])
@@ -144,9 +144,12 @@ def test_the_day_openssl_was_fixed(kiosk: Kiosk, terminal: Terminal, tmp_path: P
         ("openssl", "2026-11-17T02:10:00+00:00", "2026-11-18T02:10:00+00:00"),
     ]
     out = terminal.run("history", "worker", "--package", "libssl3")[1]
-    assert [line.split()[2] for line in out.splitlines()[1:]] == ["3.0.10", "3.0.11", "3.0.13"]
+    assert [line.split()[3] for line in out.splitlines()[1:]] == ["3.0.10", "3.0.11", "3.0.13"]
     assert out.splitlines()[-1].split()[-4:] == ["still", "20261118.1", "to", "20261118.2"]
-    assert "had it" in terminal.run("history", "worker", "--package", "xz-utils=5.6.1*")[1]
+    everywhere = terminal.json("history", "--package", "openssl=3.0.11*")
+    assert everywhere == found
+    assert {s["image"] for s in everywhere} == {"worker"}
+    assert "No version had it" in terminal.run("history", "--package", "xz-utils=5.6.1*")[1]
 
 
 def test_withdrawn_versions_are_remembered_and_their_papers_stay_whole(
@@ -261,6 +264,8 @@ def test_what_can_not_be_told_is_said(kiosk: Kiosk, terminal: Terminal) -> None:
         (["worker", "--on", "tuesday"], 2, "neither a day nor a time"),
         (["worker", "--on", "2026-11-15"], 6, "20261116.1, was on 2026-11-16 02:10 UTC"),
         (["worker", "--package", "=1"], 2, "names no package"),
+        ([], 2, "name an image"),
+        (["--on", "2026-11-15"], 6, "worker: no version was published"),
     ]:
         found, _, err = terminal.run("history", *words)
         assert (found, says in err) == (code, True), (words, err)
