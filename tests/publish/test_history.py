@@ -17,6 +17,7 @@ from kiosk.cli import papers
 from kiosk.files import sha256
 from kiosk.mirror.copy import mirror
 from kiosk.model.census import Package, write_packages
+from kiosk.model.history import LARGEST, MOST, History, Withdrawn
 from kiosk.model.manifest import ImageManifest
 from kiosk.publish import publish
 from kiosk.publish.prune import prune
@@ -181,20 +182,27 @@ def test_withdrawn_versions_are_remembered_and_their_papers_stay_whole(
     assert sorted(name.partition(".")[2] for name in kept) == ["20261119.1.json", "history.json"]
 
 
-def test_a_lost_paper_of_a_withdrawn_version_is_named_and_stops_a_prune(
-    kiosk: Kiosk, terminal: Terminal
+def test_a_lost_paper_of_a_withdrawn_version_stops_a_prune_until_a_mirror_gives_it_back(
+    kiosk: Kiosk, terminal: Terminal, tmp_path: Path
 ) -> None:
     gone(kiosk)
+    mirror(kiosk.settings, kiosk.settings.repository, tmp_path / "mirror")
     index = listed(kiosk.settings).past[0].artifacts["packages"].index
     assert index is not None
     (kiosk.settings.repository / "objects" / index.digest[7:9] / index.digest[7:]).unlink()
     code, out, _ = terminal.run("store", "verify")
     assert (code, "needed by worker@20261116.1" in out) == (5, True)
     assert terminal.run("store", "prune")[0] == 5
+    assert terminal.run("store", "repair", "--from", tmp_path / "mirror")[0] == 0
+    assert terminal.run("store", "verify")[0] == 0
+    assert terminal.run("store", "prune")[0] == 0
 
 
-def test_a_history_that_was_tampered_with_is_refused(kiosk: Kiosk, terminal: Terminal) -> None:
+def test_a_history_that_was_tampered_with_is_refused_until_a_mirror_gives_it_back(
+    kiosk: Kiosk, terminal: Terminal, tmp_path: Path
+) -> None:
     gone(kiosk)
+    mirror(kiosk.settings, kiosk.settings.repository, tmp_path / "mirror")
     (path,) = (kiosk.settings.repository / "targets/images/worker").glob("*.history.json")
     path.write_bytes(path.read_bytes().replace(b"20261117.1", b"20261117.7"))
     code, _, err = terminal.run("history", "worker")
@@ -202,6 +210,21 @@ def test_a_history_that_was_tampered_with_is_refused(kiosk: Kiosk, terminal: Ter
     assert terminal.run("store", "prune")[0] == 5
     path.unlink()
     assert terminal.run("history", "worker")[0] != 0
+    assert terminal.run("store", "prune")[0] == 6
+    assert terminal.run("store", "repair", "--from", tmp_path / "mirror")[0] == 0
+    assert len(terminal.json("history", "worker")) == 4
+
+
+def test_a_history_has_an_end() -> None:
+    manifest = ImageManifest.from_json(
+        (week() / "kiosk/built/worker/20261116.1/manifest.json").read_bytes(), where="here"
+    )
+    one = Withdrawn(withdrawn=MONDAY, signed="sha256:" + "0" * 64, manifest=manifest)
+    full = History(name="worker", withdrawn=(one,) * MOST)
+    newer = one.model_copy(update={"withdrawn": MONDAY + timedelta(days=1)})
+    longer = full.with_more([newer])
+    assert (len(longer.withdrawn), longer.withdrawn[-1]) == (MOST, newer)
+    assert len(longer.to_json()) < LARGEST
 
 
 def test_lists_are_read_once_and_checked_each_time(kiosk: Kiosk, terminal: Terminal) -> None:
