@@ -16,7 +16,7 @@ from kiosk.model.base import Digest, Document
 from kiosk.model.manifest import ImageManifest, LayerManifest, Manifest
 
 PAPERS = ("packages", "sbom", "provenance", "audit")
-"""Artifacts whose bytes stay: a few kilobytes of a version."""
+"""Artifacts whose bytes stay: some ten kilobytes of a version, compressed."""
 LARGEST = 32 << 20
 """The most bytes of a history that a reader loads."""
 MOST = 5000
