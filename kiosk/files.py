@@ -129,7 +129,9 @@ def scratch(parent: Path, *, prefix: str = "scratch-") -> Iterator[Path]:
                 old.unlink(missing_ok=True)
         folder = parent / f"{prefix}{secrets.token_hex(6)}"
         lock = folder.with_suffix(".lock")
-    with locked(lock, what=str(folder)):
+    # it is locked before others can find it: one who finds it unlocked takes the folder for a leftover
+    with locked(lock.with_suffix(".new"), what=str(folder)):
+        lock.with_suffix(".new").rename(lock)
         try:
             folder.mkdir(mode=0o700)
             yield folder

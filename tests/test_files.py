@@ -95,3 +95,22 @@ def test_locks_are_quick_to_refuse(tmp_path: Path) -> None:
         with pytest.raises(BusyError), files.locked(tmp_path / "l", what="x"):
             pass
         assert time.monotonic() - start < 1
+
+
+def test_a_private_folder_is_never_taken_for_a_leftover_by_one_who_comes_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, waiting = files.fcntl.flock, [True]
+
+    def another_comes_first(file: int, how: int) -> None:
+        if waiting:
+            waiting.clear()
+            with files.scratch(tmp_path):
+                pass
+        flock(file, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", another_comes_first)
+    with files.scratch(tmp_path) as folder:
+        assert folder.with_suffix(".lock").exists()  # without it, the next one would remove the folder
+        with files.scratch(tmp_path):
+            assert folder.is_dir()

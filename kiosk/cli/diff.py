@@ -158,12 +158,13 @@ def _show(found: Difference, *, with_files: bool) -> None:
     if found.packages is None:
         say("Packages: there is no list of them.")
     else:
-        _show_packages(found.packages)
+        show_packages(found.packages)
     if with_files:
         _show_files(found)
 
 
-def _show_packages(packages: PackageChanges) -> None:
+def show_packages(packages: PackageChanges) -> None:
+    """Says which packages came, went, and changed."""
     counts = {
         d: sum(c.direction == d for c in packages.changed) for d in ("upgraded", "downgraded", "changed")
     }

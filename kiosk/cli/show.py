@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kiosk.cli import papers
 from kiosk.cli.common import Json, emit, say, settings, size, table
-from kiosk.cli.publish import Root, read_artifact, reader
+from kiosk.cli.publish import Root, reader
 from kiosk.config import Settings
+from kiosk.errors import UsageError
 
 if TYPE_CHECKING:
     from kiosk.model.manifest import Manifest
@@ -47,26 +50,50 @@ def show(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="An image or a layer.")],
     root: Root = None,
+    packages: Annotated[
+        bool, typer.Option("--packages", help="Print its list of packages, as JSON.")
+    ] = False,
+    sbom: Annotated[
+        bool, typer.Option("--sbom", help="Print its bill of materials: CycloneDX, as JSON.")
+    ] = False,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Print where it came from: an in-toto statement, SLSA.")
+    ] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="Print the report of its audit, as JSON.")] = False,
     json: Json = False,
 ) -> None:
     """Shows a published version: files, digests, packages, who signed it and until when.
 
-    `kiosk show debian-12-minimal`, `kiosk show site/cern/batch@4 --json`
+    `kiosk show debian-12-minimal`, `kiosk show debian-12-minimal@20260301.1 --sbom > sbom.json`
+
+    What --packages, --sbom, --provenance and --audit print is the published file, byte for byte, verified.
     """
     from kiosk.model.names import parse_ref
 
+    asked = {"packages": packages, "sbom": sbom, "provenance": provenance, "audit": audit}
+    wanted = [paper for paper, yes in asked.items() if yes]
+    if len(wanted) > 1:
+        raise UsageError(f"one file at a time: {' or '.join(f'--{w}' for w in wanted)}")
     with reader(settings(ctx), root) as repository:
         manifest = repository.manifest(parse_ref(name))
         versions = [str(r.version) for r in repository.versions(manifest.ref)]
         roles = {r.name: r for r in repository.roles()}
+        published = repository.published(manifest.ref)
+    if wanted:
+        sys.stdout.buffer.write(papers.paper(settings(ctx), manifest, wanted[0]))
+        sys.stdout.buffer.flush()
+        return
     role = roles[manifest.ref.role]
+    listed = papers.packages(settings(ctx), manifest)
     facts = {
         **entry(manifest),
+        "published": published.isoformat() if published else None,
         "versions": versions,
         "signers": list(role.keyids),
         "threshold": role.threshold,
         "expires": {n: r.expires.isoformat() for n, r in roles.items() if n in (*TOP, role.name)},
-        "packages": package_count(settings(ctx), manifest),
+        "packages": None if listed is None else len(listed),
+        "builder": builder(settings(ctx), manifest),
         "manifest": manifest,
     }
     if json:
@@ -82,9 +109,16 @@ def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None
     """The same facts for people."""
     say(f"{manifest.ref}  {manifest.description}")
     say(f"created    {manifest.created:%Y-%m-%d %H:%M} UTC")
+    if facts["published"]:
+        say(f"published  {facts['published'][:16].replace('T', ' ')} UTC")
     say(f"versions   {', '.join(facts['versions'])}")
+    if made_from(manifest):
+        say(f"made from  {made_from(manifest)}")
     if facts["packages"] is not None:
-        say(f"packages   {facts['packages']}")
+        bill = manifest.artifacts.get("sbom")
+        say(f"packages   {facts['packages']}" + (f"; bill of materials in {bill.file}" if bill else ""))
+    if facts["builder"]:
+        say(f"built by   {facts['builder']}")
     say(f"signed by  {role.name}: {role.threshold} of {', '.join(k[:16] for k in role.keyids)}")
     for name, expires in facts["expires"].items():
         say(f"           {name} valid until {expires[:16].replace('T', ' ')} UTC")
@@ -92,6 +126,28 @@ def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None
         ["file", "size#", "digest"],
         [(a.file, size(a.size), a.digest) for a in manifest.artifacts.values()],
     )
+
+
+def made_from(manifest: Manifest) -> str:
+    """What an image was made from, and the beginning of its digest; nothing for a layer."""
+    if manifest.schema_ != "kiosk.image/1":
+        return ""
+    source = manifest.source
+    return f"{source.kind} {source.name} {source.digest.removeprefix('sha256:')[:12]}"
+
+
+def builder(s: Settings, manifest: Manifest) -> str | None:
+    """Who says in the version's provenance to have built it, and with what; None where nobody says so."""
+    import json
+
+    if manifest.artifacts.get("provenance") is None:
+        return None
+    try:
+        found = json.loads(papers.paper(s, manifest, "provenance"))["predicate"]["runDetails"]["builder"]
+        words = [str(found["id"]), *(f"{k} {v}" for k, v in sorted(found.get("version", {}).items()))]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return "".join(c if c.isprintable() else "?" for c in "  ".join(words))[:300]
 
 
 def entry(manifest: Manifest) -> dict[str, Any]:
@@ -105,13 +161,3 @@ def entry(manifest: Manifest) -> dict[str, Any]:
         "size": sum(a.size for a in manifest.artifacts.values()),
         "role": manifest.ref.role,
     }
-
-
-def package_count(s: Settings, manifest: Manifest) -> int | None:
-    """How many packages the version's own list has; None where it has no list."""
-    import json
-
-    artifact = manifest.artifacts.get("packages")
-    if artifact is None or artifact.index is None or artifact.size > 64 << 20:
-        return None
-    return len(json.loads(read_artifact(s, artifact)))

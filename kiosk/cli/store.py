@@ -29,7 +29,8 @@ def stats(ctx: typer.Context, json: Json = False) -> None:
     from kiosk.publish import signed
     from kiosk.store import inventory
 
-    found = inventory.stats(_repository(ctx), signed.listed(settings(ctx))[0])
+    listed = signed.listed(settings(ctx))
+    found = inventory.stats(_repository(ctx), listed.versions, listed.past)
     if json:
         emit(found)
         return
@@ -58,10 +59,10 @@ def verify(ctx: typer.Context, json: Json = False) -> None:
     from kiosk.store.directory import DirectoryStore
 
     root = _repository(ctx)
-    versions, wrong = signed.listed(settings(ctx))
+    listed = signed.listed(settings(ctx))
     with bar("verify", sum(o.size for o in DirectoryStore(root).objects())) as shown:
-        found = inventory.verify(root, shown.update, versions)
-    found = found.model_copy(update={"damaged": (*wrong, *found.damaged)})
+        found = inventory.verify(root, shown.update, [*listed.versions, *listed.past])
+    found = found.model_copy(update={"damaged": (*listed.wrong, *found.damaged)})
     if json:
         emit(found)
     else:

@@ -120,9 +120,9 @@ def write(made: Target, files: Sequence[tuple[str, bytes]]) -> None:
 
 
 def _wanted(source: ObjectSource, state: State) -> Iterator[Object]:
-    """Every object of every version, each once."""
+    """Every object of every version and of the papers of those that were withdrawn, each once."""
     seen: set[str] = set()
-    for manifest in state.manifests:
+    for manifest in (*state.manifests, *state.past):
         for one in needs(source, manifest):
             if one.digest not in seen:
                 seen.add(one.digest)

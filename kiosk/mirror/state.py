@@ -18,7 +18,7 @@ from kiosk.config import Settings
 from kiosk.errors import CorruptError, KioskError, NetworkError, UsageError, VerificationError
 from kiosk.files import locked
 from kiosk.model.manifest import Manifest
-from kiosk.model.names import Ref, manifest_path
+from kiosk.model.names import Ref, history_path, manifest_path
 from kiosk.place import Folder, Place
 from kiosk.trust import checkpoint
 from kiosk.trust.client import TrustedRepository
@@ -27,15 +27,16 @@ from kiosk.trust.names import served_target
 
 @dataclass(frozen=True)
 class State:
-    """`manifests` and the files to serve, (path, bytes), in the order in which they may appear: a reader
-    follows the timestamp, which is the last. `problems` are roles that are not well signed (or have expired);
-    they are left out, and the others do not suffer."""
+    """`manifests`, those of withdrawn versions as they are remembered (`past`), and the files to serve, (path,
+    bytes), in the order in which they may appear: a reader follows the timestamp, which is the last. `problems`
+    are roles that are not well signed (or have expired); they are left out, and the others do not suffer."""
 
     version: int
     manifests: tuple[Manifest, ...]
     targets: tuple[tuple[str, bytes], ...]
     metadata: tuple[tuple[str, bytes], ...]
     problems: dict[str, KioskError]
+    past: tuple[Manifest, ...] = ()
 
 
 @contextlib.contextmanager
@@ -70,8 +71,13 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
     offered: dict[str, list[Ref]] = {}
     for ref in trusted.manifests():
         offered.setdefault(ref.folder, []).append(ref)
-    manifests, targets = [], []
+    manifests, targets, past = [], [], []
     for refs in offered.values():
+        history, remembered = trusted.signed_history(refs[-1])
+        if remembered is not None:
+            past += [w.manifest for w in history.withdrawn]
+            path = served_target(history_path(refs[-1]), hashlib.sha256(remembered).hexdigest())
+            targets.append((f"targets/{path}", remembered))
         for ref in refs[-newest:] if newest else refs:
             manifest, data = trusted.signed_manifest(ref)
             manifests.append(manifest)
@@ -84,7 +90,7 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
     assert good is not None  # listing the manifests has made one
     files = _metadata(good)
     version = Metadata[Timestamp].from_bytes(files[-1][1]).signed.version
-    return State(version, tuple(manifests), tuple(targets), tuple(files), dict(trusted.problems))
+    return State(version, tuple(manifests), tuple(targets), tuple(files), dict(trusted.problems), tuple(past))
 
 
 def _metadata(good: Path) -> list[tuple[str, bytes]]:

@@ -4,6 +4,8 @@
     site/cern/batch@4                  a site layer    layers/site/cern/batch/4.json
     experiment/atlas/software@2.1      an experiment's layers/experiment/atlas/software/2.1.json
 
+Beside a name's manifests stands `history.json`, once versions of it were withdrawn.
+
 A name without `@VERSION` means the newest version. Versions are dotted numbers and compare as numbers.
 """
 
@@ -20,6 +22,7 @@ from kiosk.errors import UsageError
 
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
+HISTORY = "history.json"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 VersionText = Annotated[str, StringConstraints(pattern=f"^{VERSION}$")]
 LayerKind = Literal["site", "experiment"]
@@ -152,6 +155,16 @@ def manifest_path(ref: Ref) -> str:
     """The target path of a version's manifest. The reference must have a version."""
     assert ref.version is not None
     return f"{ref.folder}{ref.version}.json"
+
+
+def history_path(ref: Ref) -> str:
+    """The target path of what is remembered of a name's withdrawn versions."""
+    return f"{ref.folder}{HISTORY}"
+
+
+def is_history_path(path: str) -> bool:
+    """Whether a target path is that of a history, of whatever name."""
+    return path.endswith(f"/{HISTORY}")
 
 
 def parse_manifest_path(path: str) -> Ref | None:

@@ -2,6 +2,8 @@
 
 * Needed is what the signed metadata lists, verified from the root of trust beside the keys, and every object
   of those versions. If any of it can't be read, nothing is signed and nothing removed.
+* A version that is given up goes on in the history of its name: what it was made from, its files' digests, and
+  the objects of its papers (see kiosk.model.history) stay for ever.
 * The newest version of a name is never given up. Roles whose keys are not here are left as they are.
 * A file is removed after it has been unneeded for the grace period (see `journal`): readers that hold older
   metadata, and what an interrupted publish has stored, are safe for that long.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,8 +23,9 @@ from pathlib import Path
 from kiosk import clock
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError
+from kiosk.model.history import History, Withdrawn, remembered
 from kiosk.model.manifest import Manifest
-from kiosk.model.names import Ref
+from kiosk.model.names import Ref, Version, history_path
 from kiosk.publish import journal, signed
 from kiosk.publish.retention import Rule
 from kiosk.publish.signed import Target
@@ -32,6 +35,7 @@ from kiosk.store.known import KnownBlocks
 from kiosk.store.needs import lists, needs
 from kiosk.store.objects import MissingObject, path_of
 from kiosk.store.repack import Share, dead_bytes, to_forget
+from kiosk.trust.names import published_time
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
 
@@ -95,13 +99,18 @@ def prune(
     diary = settings.repository.with_name("unneeded.json")
     with repository.locked():
         choice = _choose(repository, rule, names, now(), dry_run=dry_run)
-        packs, needed = _needed(settings.repository, choice.kept)
+        past = signed.histories(repository)
         going = [one for some in choice.given_up.values() for one in some]
-        until_now = needed | _needed(settings.repository, going)[1]
+        papers = [w.manifest for _, history in past for w in history.withdrawn]
+        papers += [remembered(m) for _, m in going]
+        packs, needed = _needed(settings.repository, choice.kept, papers)
+        until_now = needed | _needed(settings.repository, going)[1] | {t.file for t, _ in past}
         signatures: Sequence[Signature] = ()
         if choice.given_up and not dry_run:
             gone = {role: [t.path for t, _ in some] for role, some in choice.given_up.items()}
-            signatures = repository.withdraw(gone)
+            signatures = repository.withdraw(gone, _histories(repository, choice.given_up, now()))
+            past = signed.histories(repository)
+        needed |= {t.file for t, _ in past}
         sizes = {p: s for p, s in _files(repository) if p not in needed}
         # what a version that goes now has needed until now begins its grace now
         unneeded_before = [p for p in sizes if p not in until_now]
@@ -160,14 +169,45 @@ def _choose(
     return choice
 
 
-def _needed(folder: Path, kept: Sequence[tuple[Target, Manifest]]) -> tuple[dict[str, Share], set[str]]:
-    """The packs of these versions with what is used of each, and every file that the versions need."""
+def _histories(
+    repository: Repository, given_up: Mapping[str, Sequence[tuple[Target, Manifest]]], now: datetime
+) -> dict[str, dict[str, bytes]]:
+    """The histories of the names that lose versions, by role and path."""
+    known = {t.path: history for t, history in signed.histories(repository)}
+    made: dict[str, dict[str, bytes]] = {}
+    for role, some in given_up.items():
+        listed = repository.role(role).signed.targets
+        by_name: dict[str, list[tuple[Target, Manifest]]] = {}
+        for target, manifest in some:
+            by_name.setdefault(history_path(manifest.ref), []).append((target, manifest))
+        for path, mine in by_name.items():
+            mine.sort(key=lambda one: Version.parse(one[1].version))
+            more = [
+                Withdrawn(
+                    published=published_time(listed[target.path]),
+                    withdrawn=now,
+                    signed=f"sha256:{target.hexdigest}",
+                    manifest=remembered(manifest),
+                )
+                for target, manifest in mine
+            ]
+            history = known.get(path, History(name=mine[0][1].ref.base)).with_more(more)
+            made.setdefault(role, {})[path] = history.to_json()
+    return made
+
+
+def _needed(
+    folder: Path, kept: Sequence[tuple[Target, Manifest]], papers: Sequence[Manifest] = ()
+) -> tuple[dict[str, Share], set[str]]:
+    """The packs of these versions with what is used of each, and every file that the versions and the papers of
+    others need."""
     store = DirectoryStore(folder)
     needed = {target.file for target, _ in kept}
+    manifests = [*(manifest for _, manifest in kept), *papers]
     try:
-        packs = usage.shares(store, usage.indexes(manifest for _, manifest in kept))
-        found = {one.digest for _, manifest in kept for one in needs(store, manifest)}
-        unread = {one.digest for _, manifest in kept for one in lists(manifest)} - found
+        packs = usage.shares(store, usage.indexes(manifests))
+        found = {one.digest for manifest in manifests for one in needs(store, manifest)}
+        unread = {one.digest for manifest in manifests for one in lists(manifest)} - found
         if unread:  # which groups it names is not known: all stay until it is mended or its version is gone
             found |= unread | {o.digest for o in store.objects() if _is_group(folder / path_of(o.digest))}
         needed |= {path_of(digest) for digest in found}

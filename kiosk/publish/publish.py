@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kiosk import clock
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
-from kiosk.model.names import Ref, Version, manifest_path, parse_manifest_path
+from kiosk.model.names import Ref, Version, is_history_path, manifest_path, parse_manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
 from kiosk.publish.hash_tree import hash_tree
@@ -79,14 +80,20 @@ class Published:
 
 
 def publish(
-    settings: Settings, folder: Path, ask: Ask, *, checks: Sequence[Check] = (), dry_run: bool = False
+    settings: Settings,
+    folder: Path,
+    ask: Ask,
+    *,
+    checks: Sequence[Check] = (),
+    dry_run: bool = False,
+    now: clock.Clock = clock.now,
 ) -> Published:
     """Publishes the built version in `folder`, after `checks` have seen it. With `dry_run` everything is
     read and checked, and nothing written; no passphrase is asked for."""
     begin = time.monotonic()
     manifest = read_built(folder)
     ref = manifest.ref
-    repository = Repository(settings.repository, Keys(settings.keys), ask)
+    repository = Repository(settings.repository, Keys(settings.keys), ask, now)
     for check in checks:
         check(manifest, folder)
     total = sum(a.size for a in manifest.artifacts.values())
@@ -218,20 +225,27 @@ def published_indexes(repository: Repository) -> Iterator[Object]:
     """The indexes of all that is published, for a lost memory of known blocks."""
     for role in repository.roles():
         for path, target in repository.role(role).signed.targets.items():
+            if is_history_path(path):
+                continue
             manifest = read_published(repository, path, target.hashes["sha256"])
             yield from (a.index for a in manifest.artifacts.values() if a.index is not None)
 
 
 def read_published(repository: Repository, path: str, hexdigest: str) -> Manifest:
     """A manifest from the repository's folder, checked against its signed digest."""
+    return read_manifest(read_target(repository, path, hexdigest), where=path)
+
+
+def read_target(repository: Repository, path: str, hexdigest: str) -> bytes:
+    """A target file from the repository's folder, checked against its signed digest."""
     file = repository.folder / "targets" / served_target(path, hexdigest)
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        raise NotFoundError("this signed manifest is missing from the repository", where=str(file)) from None
+        raise NotFoundError("this signed file is missing from the repository", where=str(file)) from None
     if hashlib.sha256(data).hexdigest() != hexdigest:
         raise CorruptError("differs from what was signed", where=str(file))
-    return read_manifest(data, where=str(file))
+    return data
 
 
 def without_indexes(manifest: Manifest) -> Manifest:

@@ -33,7 +33,7 @@ def built_files(settings: Settings, manifests: Sequence[Manifest]) -> Iterator[t
         folder = settings.images / manifest.ref.base / manifest.version
         for name, artifact in manifest.artifacts.items():
             path = folder / artifact.file
-            if path.is_file() and path.stat().st_size == artifact.size:
+            if artifact.index is not None and path.is_file() and path.stat().st_size == artifact.size:
                 yield manifest, name, path
 
 

@@ -91,7 +91,7 @@ class _Repair:
 
     def manifests(self) -> None:
         """Fetches signed manifests that are damaged or missing."""
-        for wrong in signed.listed(self.settings)[1]:
+        for wrong in signed.listed(self.settings).wrong:
             data = self._target(wrong.object)
             if data is not None and not self.dry_run:
                 files.write(Path(wrong.path), data)
@@ -100,7 +100,8 @@ class _Repair:
 
     def objects(self) -> None:
         """Reads every object that is needed, indexes first, since they say what else is; mends what is wrong."""
-        self.versions = signed.listed(self.settings)[0]
+        listed = signed.listed(self.settings)
+        self.versions = [*listed.versions, *listed.past]
         indexes = [a.index for m in self.versions for a in m.artifacts.values() if a.index is not None]
         indexes += [one for m in self.versions for one in lists(m)]
         first = {i.digest: i for i in indexes}

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, UsageError
+from kiosk.model.history import History
 from kiosk.model.manifest import Manifest
-from kiosk.publish.publish import read_published
+from kiosk.model.names import is_history_path
+from kiosk.publish.publish import read_published, read_target
 from kiosk.store import inventory
 from kiosk.trust.names import served_target
 from kiosk.trust.signing.keys import Keys
@@ -40,28 +42,52 @@ def targets(repository: Repository) -> Iterator[Target]:
 def manifests(repository: Repository) -> list[tuple[Target, Manifest]]:
     """All manifests that are signed. NotFoundError or CorruptError when one can't be read: then nobody knows
     what is needed."""
-    return [(t, read_published(repository, t.path, t.hexdigest)) for t in targets(repository)]
+    listed = (t for t in targets(repository) if not is_history_path(t.path))
+    return [(t, read_published(repository, t.path, t.hexdigest)) for t in listed]
 
 
-def listed(settings: Settings) -> tuple[list[Manifest], list[inventory.Damage]]:
-    """The manifests that can be read, and what is wrong with the others. Where the keys' root of trust is not
-    on this machine (a mirror), the manifests are those that lie below `targets/`."""
+def histories(repository: Repository) -> list[tuple[Target, History]]:
+    """All histories that are signed. Errors as for manifests."""
+    listed = (t for t in targets(repository) if is_history_path(t.path))
+    return [(t, read_history(repository, t)) for t in listed]
+
+
+def read_history(repository: Repository, target: Target) -> History:
+    """A history from the repository's folder, checked against its signed digest."""
+    return History.from_json(read_target(repository, target.path, target.hexdigest), where=target.path)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The manifests that can be read, those of withdrawn versions as they are remembered, and what is wrong with
+    the others."""
+
+    versions: list[Manifest]
+    past: list[Manifest]
+    wrong: list[inventory.Damage]
+
+
+def listed(settings: Settings) -> Listed:
+    """What the repository lists. Where the keys' root of trust is not on this machine (a mirror), the manifests are
+    those that lie below `targets/`."""
 
     def never(key: str) -> bytes:
         raise UsageError(f"the key {key} is not needed for reading")
 
     keys = Keys(settings.keys)
     if not (keys.folder / "root.json").exists():
-        return list(inventory.manifests(settings.repository)), []
+        return Listed(list(inventory.manifests(settings.repository)), [], [])
     repository = Repository(settings.repository, keys, never)
-    found: list[Manifest] = []
-    wrong: list[inventory.Damage] = []
+    found = Listed([], [], [])
     for target in targets(repository):
         try:
-            found.append(read_published(repository, target.path, target.hexdigest))
+            if is_history_path(target.path):
+                found.past.extend(w.manifest for w in read_history(repository, target).withdrawn)
+            else:
+                found.versions.append(read_published(repository, target.path, target.hexdigest))
         except (NotFoundError, CorruptError) as e:
             path = str(settings.repository / target.file)
-            wrong.append(
+            found.wrong.append(
                 inventory.Damage(object=target.file, path=path, what=e.what, versions=(target.path,))
             )
-    return found, wrong
+    return found

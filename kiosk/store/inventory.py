@@ -79,16 +79,19 @@ def manifests(repository: Path) -> Iterator[Manifest]:
             yield found
 
 
-def stats(repository: Path, versions: Sequence[Manifest] | None = None) -> Stats:
-    """Counts everything, without reading packs."""
+def stats(
+    repository: Path, versions: Sequence[Manifest] | None = None, past: Sequence[Manifest] = ()
+) -> Stats:
+    """Counts everything, without reading packs. `past` are withdrawn versions of which papers are kept."""
     store = DirectoryStore(repository)
     sizes = {o.digest: o.size for o in store.objects()}
     versions = list(manifests(repository)) if versions is None else versions
     files = [a for m in versions for a in m.artifacts.values()]
-    named_indexes = {a.index.digest for a in files if a.index}
+    known = [*versions, *past]
+    named_indexes = {i.digest for i in usage.indexes(known)}
     faults: list[tuple[str, str]] = []
-    named = set(users(store, versions, faults))
-    readable = [i for i in usage.indexes(versions) if i.digest not in dict(faults) and store.has(i)]
+    named = set(users(store, known, faults))
+    readable = [i for i in usage.indexes(known) if i.digest not in dict(faults) and store.has(i)]
     shares = usage.shares(store, readable)
     packs = set(shares)
     helpers = named - named_indexes - packs

@@ -23,11 +23,21 @@ from kiosk.config import S3Options
 from kiosk.errors import CorruptError, KioskError, NotFoundError, VerificationError
 from kiosk.files import storage_errors
 from kiosk.log import logger
+from kiosk.model.history import LARGEST as LARGEST_HISTORY
+from kiosk.model.history import History
 from kiosk.model.manifest import Manifest, read_manifest
-from kiosk.model.names import Ref, manifest_path, parse_manifest_path, parse_ref
+from kiosk.model.names import (
+    Ref,
+    history_path,
+    is_history_path,
+    manifest_path,
+    parse_manifest_path,
+    parse_ref,
+)
 from kiosk.trust import checkpoint, roots
 from kiosk.trust.explain import explained
 from kiosk.trust.fetcher import fetcher
+from kiosk.trust.names import published_time
 
 log = logger(__name__)
 
@@ -108,6 +118,8 @@ class TrustedRepository:
         found: list[Ref] = []
         for name in self._roles if role is None else [r for r in self._roles if r == role]:
             for path, listed in self._roles[name].signed.targets.items():
+                if is_history_path(path):
+                    continue
                 ref = parse_manifest_path(path)
                 if ref is None or ref.role != name or updater.get_targetinfo(path) != listed:
                     log.warning("%s lists %s, which it may not sign; left out", name, path)
@@ -139,6 +151,29 @@ class TrustedRepository:
         if manifest.ref != exact:
             raise VerificationError(f"is the manifest of {manifest.ref}, not of {exact}", where=path)
         return manifest, data
+
+    def published(self, ref: Ref) -> datetime | None:
+        """When a version was published, as its role has signed it; None where it did not say."""
+        return published_time(self._target(ref))
+
+    def history(self, ref: Ref) -> History:
+        """What is remembered of a name's withdrawn versions."""
+        return self.signed_history(ref)[0]
+
+    def signed_history(self, ref: Ref) -> tuple[History, bytes | None]:
+        """The same, with the very bytes that were signed; None where no version was withdrawn yet."""
+        self.load([ref.role])
+        if ref.role in self.problems:
+            raise self.problems[ref.role]
+        path, updater = history_path(ref), self._ready()
+        found = self._verified(lambda: updater.get_targetinfo(path)) if ref.role in self._roles else None
+        if found is None:
+            return History(name=ref.base), None
+        data = self._target_bytes(path, found, LARGEST_HISTORY)
+        history = History.from_json(data, where=path)
+        if history.name != ref.base:
+            raise VerificationError(f"is the history of {history.name}, not of {ref.base}", where=path)
+        return history, data
 
     def roles(self) -> list[RoleInfo]:
         """The roles that this client has verified so far."""
@@ -210,10 +245,12 @@ class TrustedRepository:
         self._verified(lambda: updater.get_targetinfo(probe))
         self._roles[name] = Metadata[Targets].from_bytes(self._kept(name))
 
-    def _target_bytes(self, path: str, target: TargetFile) -> bytes:
+    def _target_bytes(self, path: str, target: TargetFile, most: int = LARGEST_MANIFEST) -> bytes:
         """A target's bytes, from what is kept where that is right, else from the repository."""
-        if target.length > LARGEST_MANIFEST:
-            raise VerificationError(f"is {target.length} bytes long; a manifest is smaller", where=path)
+        if target.length > most:
+            raise VerificationError(
+                f"is {target.length} bytes long, more than the {most} there may be", where=path
+            )
         updater, kept = self._ready(), self.metadata_dir / "targets" / path
         if updater.find_cached_target(target, str(kept)) is None:
             partial = kept.with_name(f".{kept.name}.new")

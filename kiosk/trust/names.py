@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
+
+from tuf.api.metadata import TargetFile
 
 from kiosk.errors import UsageError
 from kiosk.model.names import NAME
@@ -35,3 +38,13 @@ def served_target(path: str, hexdigest: str) -> str:
     """Where a target file is served, below targets/: consistent snapshots put its digest into its name."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{hexdigest}.{name}"
+
+
+def published_time(target: TargetFile) -> datetime | None:
+    """When a target was published, by the role that has signed it; None where it does not say so."""
+    custom = target.custom
+    try:
+        found = datetime.fromisoformat(custom["published"]) if isinstance(custom, dict) else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if found is not None and found.tzinfo is not None else None

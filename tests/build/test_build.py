@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from kiosk.build import image
 from kiosk.build.sandbox import mounts_below
@@ -69,8 +73,14 @@ def test_the_same_tree_gives_the_same_image() -> None:
         made = image.build(settings, image.Request(NAME, version, None, fresh=False))
         assert made.reused_tree
         seen.append((target / "manifest.json").read_bytes())
+        bill, packages = (json.loads((target / f"{n}.json").read_text()) for n in ("sbom", "packages"))
         run(["rm", "-rf", target], timeout=60)
     assert seen[0] == seen[1]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+    kinds = Counter(c.get("purl", "file:")[:8] for c in bill["components"])
+    assert (kinds["pkg:deb/"], kinds["file:"]) == (len(packages), 2)
+    assert kinds["pkg:pypi"] >= 3  # the agent's cryptography, securesystemslib and tuf
+    assert {p["name"]: p.get("source") for p in packages}["libc6"] == "glibc"
     assert sum(made.seconds.values()) < 120
 
 

@@ -33,7 +33,7 @@ def kiosk(tmp_path: Path) -> Kiosk:
 
 
 def newest(kiosk: Kiosk) -> Manifest:
-    return next(m for m in listed(kiosk.settings)[0] if str(m.ref) == "worker@21")
+    return next(m for m in listed(kiosk.settings).versions if str(m.ref) == "worker@21")
 
 
 def offered(kiosk: Kiosk) -> Difference:

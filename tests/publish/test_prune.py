@@ -245,7 +245,7 @@ def test_what_a_version_needed_until_now_waits_the_whole_grace(four: Kiosk) -> N
     pruned(four, keep=1, hours=0)
     publish_disk(four, 5, disk_bytes("2"))
     store = DirectoryStore(four.settings.repository)
-    (manifest,) = [m for m in listed(four.settings)[0] if str(m.ref) == "worker@5"]
+    (manifest,) = [m for m in listed(four.settings).versions if str(m.ref) == "worker@5"]
     objects = list(needs(store, manifest))
     four.image(version="6")
     assert "worker@5" in pruned(four, keep=1, hours=25).withdrawn
@@ -288,10 +288,12 @@ def test_killed_at_every_rename_and_removal(tmp_path: Path) -> None:
             shutil.copytree(template.home, home)
             kiosk = Kiosk(home)
             killed = killed_at(step, lambda k=kiosk, h=hours: pruned(k, 1, hours=h), removals=True)  # type: ignore[misc]
-            versions, wrong = listed(kiosk.settings)
+            found = listed(kiosk.settings)
+            versions = found.versions
             assert str(versions[-1].ref) == "site/a/base@1"
             assert [str(m.ref) for m in versions[:-1]] in (["worker@1", "worker@2"], ["worker@2"])
-            assert not wrong
+            assert not found.wrong
+            assert [str(m.ref) for m in found.past] == ["worker@1"][: 3 - len(versions)]
             assert whole(kiosk)
             assert pruned(kiosk, 1, hours=hours).withdrawn in ((), ("worker@1",))
             if not killed:
@@ -310,14 +312,20 @@ def test_differences_stay_with_their_version_and_go_with_it(tmp_path: Path) -> N
         publish_large(kiosk, version)
         if version == 20:
             assert kiosk.sync("worker").failure is None
-    newest = listed(kiosk.settings)[0][-2]
+    newest = listed(kiosk.settings).versions[-2]
     assert newest.artifacts["disk"].differences
     objects = {o.digest for o in needs(DirectoryStore(kiosk.settings.repository), newest)}
     prune(kiosk.settings, ask, Rule(1), grace=timedelta(0))
     layer = {
-        o.digest for o in needs(DirectoryStore(kiosk.settings.repository), listed(kiosk.settings)[0][-1])
+        o.digest
+        for o in needs(DirectoryStore(kiosk.settings.repository), listed(kiosk.settings).versions[-1])
     }
-    assert {o.digest for o in DirectoryStore(kiosk.settings.repository).objects()} == objects | layer
+    papers = {
+        o.digest
+        for past in listed(kiosk.settings).past
+        for o in needs(DirectoryStore(kiosk.settings.repository), past)
+    }
+    assert {o.digest for o in DirectoryStore(kiosk.settings.repository).objects()} == objects | layer | papers
     done = kiosk.sync("worker")
     assert done.failure is None
     assert done.results[0].moved < 900_000, "the first megabyte by its difference"

@@ -53,7 +53,7 @@ def flip(path: Path) -> None:
 
 def every(kiosk: Kiosk, some: str) -> list[Path]:
     store = DirectoryStore(kiosk.settings.repository)
-    of_indexes: list[Object] = indexes(listed(kiosk.settings)[0])
+    of_indexes: list[Object] = indexes(listed(kiosk.settings).versions)
     wanted = {
         "indexes": of_indexes,
         "packs": [o for o in store.objects() if o not in of_indexes],

@@ -107,4 +107,4 @@ def test_twenty_days_of_changes_with_five_kept(pattern: str, tmp_path: Path) -> 
     assert max(dead) < 0.2
     assert cold < 1.2
     assert sum(moved[10:]) < 1.1 * ideal * len(moved[10:]), "what is stored again is not moved again"
-    assert not inventory.verify(kiosk.settings.repository, versions=listed(kiosk.settings)[0]).damaged
+    assert not inventory.verify(kiosk.settings.repository, versions=listed(kiosk.settings).versions).damaged

@@ -223,16 +223,6 @@ def test_what_was_done_does_not_depend_on_the_order_of_a_folder(tmp_path: Path) 
     assert run("one", sorted) == run("two", lambda names: sorted(names, reverse=True))
 
 
-def test_a_node_with_an_ssh_server_makes_host_keys_of_its_own(tmp_path: Path) -> None:
-    root = debian.make(tmp_path / "root")
-    unit = root / "usr/lib/systemd/system/ssh.service"
-    unit.parent.mkdir(parents=True)
-    unit.write_text("[Service]\nExecStart=/usr/sbin/sshd -D\n")
-    done = sanitise(root, TABLE, POLICY)
-    assert [(d.rule, d.what) for d in done] == [("ssh-host-keys-at-boot", "created")]
-    assert "ssh-keygen -A" in (root / "etc/systemd/system/ssh.service.d/10-kiosk-host-keys.conf").read_text()
-
-
 def test_a_rule_may_be_only_for_some_trees_and_leave_some_paths(tmp_path: Path) -> None:
     for name in ("a/one/x", "a/two/x", "b/three"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -102,22 +102,30 @@ class Repository:
             self._signers(name)
 
     def publish(self, role_name: str, path: str, data: bytes) -> list[Signature]:
-        """Signs one more target file in a delegated role."""
+        """Signs one more target file in a delegated role, together with the time of this."""
         listed = self.role(role_name)
         target = TargetFile.from_data(path, data, ["sha256"])
+        target.unrecognized_fields["custom"] = {"published": self.now().isoformat()}
         self.open_keys(role_name, "snapshot", "timestamp")
         write(self.folder / "targets" / served_target(path, target.hashes["sha256"]), data)
         listed.signed.targets[path] = target
         return self._commit({role_name: listed})
 
-    def withdraw(self, paths: Mapping[str, Collection[str]]) -> list[Signature]:
-        """Signs roles anew without some of their target files (role to paths). The files stay where they are:
-        readers that have older metadata still ask for them."""
+    def withdraw(
+        self, paths: Mapping[str, Collection[str]], histories: Mapping[str, Mapping[str, bytes]]
+    ) -> list[Signature]:
+        """Signs roles anew without some of their target files (role to paths), and with others that tell of them
+        (role to path to content). The withdrawn files stay where they are: readers that have older metadata still
+        ask for them."""
         changed = {name: self.role(name) for name in paths}
         self.open_keys(*changed, "snapshot", "timestamp")
         for name, listed in changed.items():
             for path in paths[name]:
                 del listed.signed.targets[path]
+            for path, data in histories.get(name, {}).items():
+                target = TargetFile.from_data(path, data, ["sha256"])
+                write(self.folder / "targets" / served_target(path, target.hashes["sha256"]), data)
+                listed.signed.targets[path] = target
         return self._commit(changed)
 
     def delegate(
