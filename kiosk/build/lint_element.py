@@ -7,6 +7,7 @@ folder that is no phase of a build.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -120,6 +121,7 @@ def _shell(file: Path, text: bytes, *, sourced: bool) -> Iterator[Fault]:
         yield Fault("warning", file, "", said, "Begin with: set -eu -o pipefail")
 
 
+@functools.cache
 def _mirror_hosts() -> frozenset[str]:
     """The hosts of the build host's own mirrors, which images must not know."""
     public = {urlsplit(u).hostname for u in (MAIN, SECURITY)}
