@@ -112,9 +112,9 @@ def wheels(release: str, cache: Path) -> Path:
 def check_python(folder: Path, python: str) -> None:
     """BuildError when an unpacked distribution is not made for that Python: pip doesn't always look."""
     for found in importlib.metadata.distributions(path=[str(folder)]):
-        needs = found.metadata["Requires-Python"] if "Requires-Python" in found.metadata else ""
-        if needs and not SpecifierSet(needs).contains(python):
-            raise BuildError(
-                f"{found.name} {found.version} needs Python {needs}, and the guest has {python}",
-                hint="Name an older version in kiosk/build/guest.py (OLDER).",
-            )
+        for needs in found.metadata.get_all("Requires-Python") or []:
+            if not SpecifierSet(needs).contains(python):
+                raise BuildError(
+                    f"{found.name} {found.version} needs Python {needs}, and the guest has {python}",
+                    hint="Name an older version in kiosk/build/guest.py (OLDER).",
+                )
