@@ -79,7 +79,10 @@ def _lists(folder: Path) -> Iterator[Fault]:
         except yaml.YAMLError as e:
             yield Fault("error", file, "", f"is not YAML: {e}")
             continue
-        if read is not None and not isinstance(read, dict):
+        if read is None:
+            said = "names nothing, and diskimage-builder fails on that"
+            yield Fault("error", file, "", said, "Remove the file, or write `NAME:` on a line of its own.")
+        elif not isinstance(read, dict):
             yield Fault(
                 "error", file, "", "is no mapping: write each package as `NAME:` on a line of its own"
             )

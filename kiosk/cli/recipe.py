@@ -151,7 +151,7 @@ def lint(
     ctx: typer.Context,
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|FILE|FOLDER]...", help="What to look at; all recipes by default."),
+        typer.Argument(metavar="NAME|FILE|FOLDER", help="What to look at; all recipes by default."),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Don't ask the archive whether packages exist.")

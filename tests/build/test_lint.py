@@ -97,6 +97,7 @@ HOOK_FAULTS = [
     ("install.d/60-more", HOOK + "wget https://mirror.example.org/a\n", "error", "60-more:4", "the mirror"),
     ("element-deps", "kiosk-appt\n", "error", "element-deps:", "no element 'kiosk-appt'"),
     ("package-installs.yaml", "git:\n  - [\n", "error", "package-installs.yaml:3", "not YAML"),
+    ("package-installs.yaml", "# git:\n", "error", "package-installs.yaml:", "names nothing"),
     ("package-installs.yaml", "- git\n", "error", "package-installs.yaml:", "no mapping"),
     ("pkg-map", "{", "error", "pkg-map:1", "not JSON"),
 ]
