@@ -81,7 +81,9 @@ class Archive:
                 raise NetworkError(
                     f"can't read the archive's list of packages for {self.release} ({self.architecture}):"
                     f" {_last_error(said)}",
-                    hint="Try again later, or leave the packages out: --offline",
+                    hint=mirrors.OLD_KEYS
+                    if mirrors.UNKNOWN_KEY.search(said)
+                    else "Try again later, or leave the packages out: --offline",
                 )
             write(stamp, b"")
 

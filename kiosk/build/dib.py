@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiosk.build.mirrors import OLD_KEYS, UNKNOWN_KEY
 from kiosk.build.sandbox import run_confined
 from kiosk.errors import BuildError, StorageError
 from kiosk.log import logger
@@ -41,7 +42,6 @@ TELLING = re.compile(
     r"|returncode [1-9]|[Nn]o space left|Couldn't|Unable to|cannot |command not found|Failed to|[Nn]o such file"
     r"|Invalid Release|unbound variable|NO_PUBKEY"
 )
-UNKNOWN_KEY = re.compile(r"signed by unknown key|NO_PUBKEY [0-9A-F]|EXPKEYSIG")
 NOISE = re.compile(
     r"^\S+ \S+ \| \+|debconf: |dib-run-parts Sourcing|update-rc.d|invoke-rc.d|Can't set locale"
 )
@@ -135,9 +135,6 @@ def explain_failure(log: Path, status: int) -> BuildError | StorageError:
     if any("o space left on device" in line for line in shown):
         return StorageError("no space left on device while building", where=hook, hint=hint)
     if any(UNKNOWN_KEY.search(line) for line in lines):
-        hint = (
-            "This host's keys of Debian's archive are older than the release, or their time is over:\n"
-            f"  apt-get update && apt-get install debian-archive-keyring\n  {hint}"
-        )
+        hint = f"{OLD_KEYS}\n  {hint}"
     text = "\n    ".join(["diskimage-builder failed" + (f" in {hook}" if hook else "") + ":", *shown])
     return BuildError(f"{text}\n  (status {status})", hint=hint)

@@ -55,7 +55,7 @@ def faults(folder: Path, book: Book) -> Iterator[Fault]:
 
 def _dependencies(folder: Path, book: Book) -> Iterator[Fault]:
     file = folder / "element-deps"
-    for name in file.read_text(encoding="utf-8").split() if file.is_file() else []:
+    for name in file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []:
         if book.element(name) is None:
             hint = nearest("Elements", name, book.own_elements())
             yield Fault("error", file, "", f"there is no element {name!r}", hint)

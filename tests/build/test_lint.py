@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from kiosk.build import recipe_book
+from kiosk.build.book import Book
 from kiosk.build.fault import Fault
+from kiosk.build.lint import Linter
 from kiosk.build.mirrors import Mirrors
 from kiosk.config import Settings
 from kiosk.model.census import FileEntry, write_files
+from kiosk.model.recipe import Recipe
 from tests.build.own_recipes import HOOK, RECIPE, archive, own_folder
 from tests.publish.test_commands import Terminal
 from tests.simulators.published import build_image
@@ -83,6 +88,34 @@ def test_faults_of_a_recipe(own: Path, was: str, now: str, severity: str, where:
     assert was in RECIPE
     (own / "images/mine.toml").write_text(RECIPE.replace(was, now, 1))
     assert [f for f in told(own) if f[:2] == (severity, where) and what in f[2]], told(own)
+
+
+def test_values_of_any_kind_in_any_place_are_told_of_and_end_nothing(own: Path) -> None:
+    settings = Settings(home=own.parent / "home", recipes=own)
+    linter = Linter(Book.of(settings), None, lambda _: None)
+    values = (
+        "3",
+        "-1",
+        '"x"',
+        '"../x"',
+        "[]",
+        "{}",
+        "[1]",
+        "[{}]",
+        "{ etc = 3 }",
+        "{ etc = [1] }",
+        "1979-05-27",
+    )
+    lines = dict(line.split(" = ", 1) for line in RECIPE.partition("[policy]")[0].strip().splitlines())
+    for key in Recipe.model_fields:
+        for value in values:
+            text = "".join(f"{k} = {v}\n" for k, v in {**lines, key: value}.items())
+            (own / "images/mine.toml").write_text(text)
+            found = linter.recipe(own / "images/mine.toml")
+            try:
+                Recipe.model_validate(tomllib.loads(text))
+            except ValidationError:
+                assert [f for f in found if f.severity == "error"], text
 
 
 HOOK_FAULTS = [
