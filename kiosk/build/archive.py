@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,7 +54,7 @@ class Archive:
 
     def near(self, name: str) -> list[str]:
         """Names that the archive has and that are like this one."""
-        known = self._apt("apt-cache", "pkgnames", name[:3]).split()
+        known = self._apt("apt-cache", "pkgnames", name[:1]).split()
         longer = sorted((k for k in known if k.startswith(name)), key=len)
         return list(dict.fromkeys([*longer, *difflib.get_close_matches(name, known, n=3)]))[:3]
 
@@ -64,33 +64,37 @@ class Archive:
             stamp = self.folder / "refreshed"
             if self._lists() and stamp.exists() and time.time() - stamp.stat().st_mtime < DAY:
                 return
-            self._write_configuration()
+            found = mirrors.host_mirrors(self.release)
+            signed = f"deb [arch={self.architecture} signed-by={mirrors.keyring()}]"
+            self.configure(
+                f"{signed} {found.main} {self.release} main\n"
+                f"{signed} {found.main} {self.release}-updates main\n"
+                f"{signed} {found.security} {self.release}-security main\n",
+                found.options,
+            )
             try:
-                self._apt("apt-get", "update", timeout=300)
+                said = self.update()
             except CommandError as e:
-                # apt fails as a whole where one of the three suites can't be had; the main one is enough.
-                if not self._lists():
-                    raise NetworkError(
-                        f"can't read the archive's list of packages for {self.release} ({self.architecture}):"
-                        f" {_last_error(e.output)}",
-                        hint="Try again later, or leave the packages out: --offline",
-                    ) from None
+                said = e.output
+            # Where one of the three suites can't be had, apt may call it a failure or not; the main one is enough.
+            if not self._lists():
+                raise NetworkError(
+                    f"can't read the archive's list of packages for {self.release} ({self.architecture}):"
+                    f" {_last_error(said)}",
+                    hint=mirrors.OLD_KEYS
+                    if mirrors.UNKNOWN_KEY.search(said)
+                    else "Try again later, or leave the packages out: --offline",
+                )
             write(stamp, b"")
 
-    def _lists(self) -> bool:
-        wanted = f"*_dists_{self.release}_main_binary-{self.architecture}_Packages*"
-        return any((self.folder / "lists").glob(wanted))
+    def update(self) -> str:
+        """Has apt read the lists of the sources that it was configured with, and returns what it said."""
+        return self._apt("apt-get", "update", "-o", "APT::Update::Error-Mode=any", timeout=300)
 
-    def _write_configuration(self) -> None:
+    def configure(self, sources: str, options: Sequence[tuple[str, str]]) -> None:
+        """Writes what apt is told: the text of a sources.list, and options beyond this folder's own."""
         for name in ("lists/partial", "cache/archives/partial"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        found = mirrors.host_mirrors(self.release)
-        signed = f"deb [arch={self.architecture} signed-by={mirrors.keyring()}]"
-        sources = (
-            f"{signed} {found.main} {self.release} main\n"
-            f"{signed} {found.main} {self.release}-updates main\n"
-            f"{signed} {found.security} {self.release}-security main\n"
-        )
         write(self.folder / "sources.list", sources.encode())
         lines = [
             'Dir::Etc::parts "/dev/null";',
@@ -105,9 +109,14 @@ class Archive:
             f'APT::Architectures {{ "{self.architecture}"; }};',
             'APT::Sandbox::User "";',
             'Acquire::Languages "none";',
-            *(f'{key} "{value}";' for key, value in found.options),
+            'Acquire::GzipIndexes "true";',
+            *(f'{key} "{value}";' for key, value in options),
         ]
         write(self.folder / "apt.conf", ("\n".join(lines) + "\n").encode())
+
+    def _lists(self) -> bool:
+        wanted = f"*_dists_{self.release}_main_binary-{self.architecture}_Packages*"
+        return any((self.folder / "lists").glob(wanted))
 
     def _apt(self, program: str, *words: str, timeout: float = 60) -> str:
         return run([program, *words], env={"APT_CONFIG": str(self.folder / "apt.conf")}, timeout=timeout)

@@ -125,7 +125,7 @@ class Book:
             found[name] = folder
             deps = folder / "element-deps"
             if deps.is_file():
-                todo += [w for w in deps.read_text(encoding="utf-8").split() if w]
+                todo += deps.read_text(encoding="utf-8", errors="replace").split()
         return [found[name] for name in sorted(found)]
 
     def _file(self, kind: str, name: str) -> Path | None:

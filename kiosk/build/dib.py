@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kiosk.build.mirrors import OLD_KEYS, UNKNOWN_KEY
 from kiosk.build.sandbox import run_confined
 from kiosk.errors import BuildError, StorageError
 from kiosk.log import logger
@@ -39,7 +40,7 @@ WARNING = re.compile(r"^kiosk warning: (.*)$")
 TELLING = re.compile(
     r"(^|\s|> )(E: |W: Failed|ERROR|Error[: ]|error:|dpkg: error|fatal|Traceback|[A-Za-z]+Error:)"
     r"|returncode [1-9]|[Nn]o space left|Couldn't|Unable to|cannot |command not found|Failed to|[Nn]o such file"
-    r"|Invalid Release|unbound variable"
+    r"|Invalid Release|unbound variable|NO_PUBKEY"
 )
 NOISE = re.compile(
     r"^\S+ \S+ \| \+|debconf: |dib-run-parts Sourcing|update-rc.d|invoke-rc.d|Can't set locale"
@@ -133,5 +134,7 @@ def explain_failure(log: Path, status: int) -> BuildError | StorageError:
     hint = f"The whole log: {log}"
     if any("o space left on device" in line for line in shown):
         return StorageError("no space left on device while building", where=hook, hint=hint)
+    if any(UNKNOWN_KEY.search(line) for line in lines):
+        hint = f"{OLD_KEYS}\n  {hint}"
     text = "\n    ".join(["diskimage-builder failed" + (f" in {hook}" if hook else "") + ":", *shown])
     return BuildError(f"{text}\n  (status {status})", hint=hint)

@@ -14,6 +14,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+
 from kiosk.build.book import digest_of
 from kiosk.errors import BuildError, UsageError
 from kiosk.files import scratch
@@ -22,7 +24,13 @@ from kiosk.run import CommandError, run
 NEEDS = ("cryptography", "securesystemslib", "tuf")
 PYTHONS = {"bullseye": "3.9.2", "bookworm": "3.11", "trixie": "3.13"}
 OLDER = {
-    "bullseye": {"cffi": "2.0.0", "pycparser": "2.23", "securesystemslib": "1.3.1", "tuf": "6.0.0"},
+    "bullseye": {
+        "cffi": "2.0.0",
+        "pycparser": "2.23",
+        "securesystemslib": "1.3.1",
+        "tuf": "6.0.0",
+        "urllib3": "2.6.3",
+    },
 }
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64")
 USELESS = ("bin", "*.dist-info/RECORD", "*.dist-info/REQUESTED", "*.dist-info/INSTALLER", "*/tests", "*/test")
@@ -93,8 +101,20 @@ def wheels(release: str, cache: Path) -> Path:
                 f"pip can't get the guest's Python packages: {e.what}",
                 hint="Check how pip reaches its index on this host (pip config list).",
             ) from None
+        check_python(folder / "python", PYTHONS[release])
         for pattern in USELESS:
             for path in (folder / "python").glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (folder / "python").rename(target)
     return target
+
+
+def check_python(folder: Path, python: str) -> None:
+    """BuildError when an unpacked distribution is not made for that Python: pip doesn't always look."""
+    for found in importlib.metadata.distributions(path=[str(folder)]):
+        for needs in found.metadata.get_all("Requires-Python") or []:
+            if not SpecifierSet(needs).contains(python):
+                raise BuildError(
+                    f"{found.name} {found.version} needs Python {needs}, and the guest has {python}",
+                    hint="Name an older version in kiosk/build/guest.py (OLDER).",
+                )

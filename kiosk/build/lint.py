@@ -204,4 +204,4 @@ def _twice(names: Iterable[str]) -> list[str]:
 
 
 def _words(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").split() if file.is_file() else []
+    return file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []

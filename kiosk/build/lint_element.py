@@ -7,6 +7,7 @@ folder that is no phase of a build.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -54,7 +55,7 @@ def faults(folder: Path, book: Book) -> Iterator[Fault]:
 
 def _dependencies(folder: Path, book: Book) -> Iterator[Fault]:
     file = folder / "element-deps"
-    for name in file.read_text(encoding="utf-8").split() if file.is_file() else []:
+    for name in file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []:
         if book.element(name) is None:
             hint = nearest("Elements", name, book.own_elements())
             yield Fault("error", file, "", f"there is no element {name!r}", hint)
@@ -78,7 +79,10 @@ def _lists(folder: Path) -> Iterator[Fault]:
         except yaml.YAMLError as e:
             yield Fault("error", file, "", f"is not YAML: {e}")
             continue
-        if read is not None and not isinstance(read, dict):
+        if read is None:
+            said = "names nothing, and diskimage-builder fails on that"
+            yield Fault("error", file, "", said, "Remove the file, or write `NAME:` on a line of its own.")
+        elif not isinstance(read, dict):
             yield Fault(
                 "error", file, "", "is no mapping: write each package as `NAME:` on a line of its own"
             )
@@ -120,6 +124,7 @@ def _shell(file: Path, text: bytes, *, sourced: bool) -> Iterator[Fault]:
         yield Fault("warning", file, "", said, "Begin with: set -eu -o pipefail")
 
 
+@functools.cache
 def _mirror_hosts() -> frozenset[str]:
     """The hosts of the build host's own mirrors, which images must not know."""
     public = {urlsplit(u).hostname for u in (MAIN, SECURITY)}

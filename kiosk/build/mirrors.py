@@ -25,6 +25,11 @@ RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid", "stable", "oldstab
 """Names of Debian's releases. Only its own archives have NAME-updates and NAME-security; vendors' have NAME."""
 NOT_ALL = re.compile(r"snapshot|//archive\.debian\.org/")
 """Archives of Debian that have one day, or old releases alone."""
+UNKNOWN_KEY = re.compile(r"signed by unknown key|NO_PUBKEY [0-9A-F]|EXPKEYSIG")
+OLD_KEYS = (
+    "This host's keys of Debian's archive are older than the release, or their time is over:\n"
+    "  apt-get update && apt-get install debian-archive-keyring"
+)
 INSIDE = "/tmp/kiosk-apt"  # noqa: S108  in the chroot
 OPTION = re.compile(r'^(Acquire::[A-Za-z0-9:._/-]+) "([^"\n]*)";$')
 PASSED_ON = re.compile(

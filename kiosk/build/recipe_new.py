@@ -28,6 +28,8 @@ PACKAGES = """\
 #     when: DIB_RELEASE = bookworm
 #   libssl3t64:
 #     when: DIB_RELEASE = trixie
+# This one is in every image anyway; put yours in its place.
+ca-certificates:
 """
 HOOK = """\
 #!/bin/bash

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from kiosk.files import storage_errors, write
 from kiosk.model.recipe import Base
 
 DAY = 86400
-KEPT = 6
+KEPT = 8
+"""So many trees stay, those used last: the bases of three releases and five images' trees."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _kept(tar: Path) -> Tree | None:
     note = tar.with_suffix(".json")
     if not tar.is_file() or not note.is_file() or time.time() - note.stat().st_mtime > DAY:
         return None
+    os.utime(tar)
     return Tree(tar, int(json.loads(note.read_bytes())["date"]), reused=True)
 
 

@@ -52,11 +52,14 @@ def list_(ctx: typer.Context, as_json: common.Json = False) -> None:
             for r in found
         ],
     )
+    for folder in sorted({r.origin for r in found if r.origin != "kiosk"}):
+        common.say(f"own: {folder}")
 
 
 def origin(row: Row) -> str:
     """Where a recipe comes from, and whether it stands before another one."""
-    return f"{row.origin} (hides kiosk's)" if row.hides else row.origin
+    place = "kiosk" if row.origin == "kiosk" else "own"
+    return f"{place}, hides kiosk's" if row.hides else place
 
 
 def show(
@@ -148,7 +151,7 @@ def lint(
     ctx: typer.Context,
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|FILE|FOLDER]...", help="What to look at; all recipes by default."),
+        typer.Argument(metavar="NAME|FILE|FOLDER", help="What to look at; all recipes by default."),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Don't ask the archive whether packages exist.")
@@ -177,15 +180,16 @@ def lint(
     else:
         for fault in faults:
             common.say(line(fault))
-        looked = [
-            f"{len(found.recipes)} recipes",
-            f"{len(found.bases)} bases",
-            f"{len(found.elements)} elements",
-        ]
-        counted = ", ".join(w for w in looked if not w.startswith("0 ")).replace("1 recipes", "1 recipe")
-        common.say(f"{counted}: {number(errors, 'error')}, {number(len(faults) - errors, 'warning')}")
+    looked = [
+        number(len(group), word)
+        for group, word in ((found.recipes, "recipe"), (found.bases, "base"), (found.elements, "element"))
+        if group
+    ]
+    summary = f"{', '.join(looked)}: {number(errors, 'error')}, {number(len(faults) - errors, 'warning')}"
     if errors:
-        raise typer.Exit(UsageError.exit_code)
+        raise UsageError(summary)
+    if not as_json:
+        common.say(summary)
 
 
 def line(fault: Fault) -> str:

@@ -87,6 +87,12 @@ ATTACKS = [
         "a file where the policy opens nothing",
         "policy does not open it",
         files={"p": "x"},
+        declares={"files": [{"path": "/etc/other/me", "source": "p"}]},
+    ),
+    Attack(
+        "a file that no policy can open",
+        "no layer may add it",
+        files={"p": "x"},
         declares={"files": [{"path": "/etc/sudoers.d/me", "source": "p"}]},
     ),
     Attack(

@@ -103,3 +103,18 @@ def test_a_failed_build_says_why(tmp_path: Path) -> None:
     assert str(log) in str(error.hint)
     log.write_text(LOG + "tar: ./x: Cannot write: No space left on device\n")
     assert isinstance(explain_failure(log, 1), StorageError)
+
+
+def test_a_release_whose_keys_the_host_does_not_know_comes_with_what_to_do(tmp_path: Path) -> None:
+    log = tmp_path / "build.log"
+    log.write_text(
+        "dib-run-parts Running /x/root.d/08-debootstrap\n"
+        "I: Checking Release signature\n"
+        "E: Release signed by unknown key (key id 762F67A0B2C39DE4)\n"
+        "   The specified keyring /usr/share/keyrings/debian-archive-keyring.gpg may be incorrect\n"
+    )
+    error = explain_failure(log, 1)
+    assert "unknown key" in error.what
+    assert (
+        error.hint is not None and "install debian-archive-keyring" in error.hint and str(log) in error.hint
+    )

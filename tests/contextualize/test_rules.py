@@ -121,6 +121,21 @@ def test_the_policy_opens_names_one_by_one(path: str, good: bool) -> None:
     assert (not list(rules.policy_faults(declares(files=(file,)), OPEN))) == good
 
 
+@pytest.mark.parametrize(
+    "path", ["/etc/ld.so.preload", "/etc/pam.d/sshd", "/etc/systemd/system/x.service.d/y.conf"]
+)
+def test_what_makes_somebody_root_is_refused_before_any_policy_is_asked(path: str) -> None:
+    faults = list(rules.declaration_faults(SITE, declares(files=(EtcFile(path, "etc/a", 0o644),))))
+    assert [f for f in faults if "no layer may add it" in f]
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/profile.d/a.sh", "/etc/environment.x", "/etc/sshx/a", "/etc/kiosk/passwd"]
+)
+def test_what_only_looks_like_it_is_not_refused(path: str) -> None:
+    assert not list(rules.declaration_faults(SITE, declares(files=(EtcFile(path, "etc/a", 0o644),))))
+
+
 def test_two_layers_that_declare_the_same_thing() -> None:
     user = User("pilot", 990, "/nonexistent", "/usr/sbin/nologin", "")
     other = User("pool", 990, "/nonexistent", "/usr/sbin/nologin", "")

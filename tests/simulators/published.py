@@ -83,7 +83,13 @@ def write_artifacts(folder: Path, files: dict[str, tuple[str, bytes]]) -> dict[s
     }
 
 
-def build_image(settings: Settings, name: str = "worker", version: str = "1", salt: str = "") -> Path:
+def build_image(
+    settings: Settings,
+    name: str = "worker",
+    version: str = "1",
+    salt: str = "",
+    files: bytes = b'["/etc/passwd"]',
+) -> Path:
     """A folder as `kiosk build` leaves it."""
     folder = settings.images / name / version
     packages = [{"name": "base", "version": version, "architecture": "amd64"}]
@@ -94,7 +100,7 @@ def build_image(settings: Settings, name: str = "worker", version: str = "1", sa
             "kernel": ("vmlinuz", bytes_of("kernel", 200_000)),
             "initrd": ("initrd", bytes_of("initrd" + version, 100_000)),
             "packages": ("packages.json", json.dumps(packages).encode()),
-            "files": ("files.json", b'["/etc/passwd"]'),
+            "files": ("files.json", files),
             "provenance": ("provenance.json", b"{}"),
         },
     )
