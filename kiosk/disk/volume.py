@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+MAX_DEPTH = 400
+"""Folders in each other; deeper is damage (the limit keeps the number of open folders small)."""
+PIECE = 1 << 20
+"""The largest piece in which content is read."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,33 @@ class Volume(Protocol):
     def read(self, node: Node) -> Iterator[bytes]:
         """The content of a regular file of this volume, in pieces of at most a megabyte; holes as zeros."""
         ...
+
+
+@runtime_checkable
+class SparseVolume(Volume, Protocol):
+    """A volume that tells content from holes: the way to read files that claim terabytes."""
+
+    def data(self, node: Node) -> Iterator[tuple[int, bytes]]:
+        """What is not a hole in a regular file: (offset, piece), ascending, all below the node's size."""
+        ...
+
+
+def filled(data: Iterator[tuple[int, bytes]], size: int) -> Iterator[bytes]:
+    """A file's whole content, its holes filled with zeros."""
+    done = 0
+    for at, piece in data:
+        yield from zeros(at - done)
+        yield piece
+        done = at + len(piece)
+    yield from zeros(size - done)
+
+
+def zeros(count: int) -> Iterator[bytes]:
+    """That many zeros, in pieces."""
+    for _ in range(count // PIECE):
+        yield _ZEROS
+    if count % PIECE:
+        yield bytes(count % PIECE)
+
+
+_ZEROS = bytes(PIECE)
