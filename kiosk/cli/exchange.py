@@ -180,6 +180,7 @@ def _show_imported(done: list[Imported], *, json: bool) -> None:
                     "folder": one.folder,
                     "format": one.format,
                     "already": one.already,
+                    "unread": one.unread,
                     "seconds": one.seconds,
                     "manifest": one.manifest,
                 }
@@ -196,6 +197,8 @@ def _show_imported(done: list[Imported], *, json: bool) -> None:
         say(f"  file      {manifest.source.name} {manifest.source.digest}")
         say(f"  disk      {disk.digest}")
         say(f"  system    {manifest.os} {manifest.release}, {len(manifest.partitions)} partitions")
+        if one.unread is not None:
+            say(f"            (its disk can't be read here: {one.unread})")
         say(f"  folder    {one.folder}")
         say("  It is kept as it came: no verity, no kernel beside its disk, no report when it is booted.")
 

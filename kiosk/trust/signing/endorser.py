@@ -69,7 +69,9 @@ class Endorser:
             found = self.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except x509.ExtensionNotFound:
             return
-        if not {ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(found):
+        if not {ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(
+            found
+        ):
             raise UsageError(
                 "the endorser's certificate is not for signed messages (its extended key usage has no "
                 "emailProtection), and vmcatcher would refuse the list",
