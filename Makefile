@@ -22,7 +22,11 @@ demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, b
 	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
 	$(SUDO) $(VENV)/bin/kiosk demo
 
+<<<<<<< HEAD
 test: APT += $(TEST)
+=======
+test: APT += python3-m2crypto
+>>>>>>> hepix
 test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
 	@echo "==> All tests: the fast ones first (20 minutes at the most; $(VENV)/bin/pytest by hand)"
 	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest $(FAST) --durations=5

@@ -180,6 +180,7 @@ def _show_imported(done: list[Imported], *, json: bool) -> None:
                     "folder": one.folder,
                     "format": one.format,
                     "already": one.already,
+                    "unread": one.unread,
                     "seconds": one.seconds,
                     "manifest": one.manifest,
                 }
@@ -195,7 +196,10 @@ def _show_imported(done: list[Imported], *, json: bool) -> None:
         say(f"{manifest.ref}  {size(disk.size)}  {sum(one.seconds.values()):.0f} s (from {one.format})")
         say(f"  file      {manifest.source.name} {manifest.source.digest}")
         say(f"  disk      {disk.digest}")
-        say(f"  system    {manifest.os} {manifest.release}, {len(manifest.partitions)} partitions")
+        system = " ".join(dict.fromkeys((manifest.os, manifest.release)))
+        say(f"  system    {system}, {len(manifest.partitions)} partitions")
+        if one.unread is not None:
+            say(f"            (its disk can't be read here: {one.unread})")
         say(f"  folder    {one.folder}")
         say("  It is kept as it came: no verity, no kernel beside its disk, no report when it is booted.")
 
@@ -222,7 +226,7 @@ def _show_list(found: Verified, *, json: bool) -> None:
                 i.identifier,
                 i.title,
                 i.version,
-                " ".join(x for x in (i.os_name or i.os, i.os_version, i.arch) if x),
+                " ".join(dict.fromkeys(x for x in (i.os_name or i.os, i.os_version, i.arch) if x)),
                 i.format or "",
                 size(i.size),
             )

@@ -31,12 +31,14 @@ class Area:
 
 @dataclass(frozen=True)
 class Partition:
-    """An entry of a table: its number, as Linux counts; on a GPT its own identity and its name."""
+    """An entry of a table: its number, as Linux counts; on a GPT its own identity and its name. `type` is what it is
+    said to be for: a GPT's UUID in upper case, an MBR's byte in hexadecimal."""
 
     number: int
     area: Area
     uuid: str = ""
     name: str = ""
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def _gpt(fd: int, size: int, sector: int) -> list[Partition]:
             continue
         own = str(uuid.UUID(bytes_le=data[begin + 16 : begin + 32]))
         name = data[begin + 56 : begin + 128].decode("utf-16-le", errors="replace").split("\0")[0]
-        found.append(Partition(number, Area(first * sector, (last + 1 - first) * sector), own, name))
+        kind = str(uuid.UUID(bytes_le=data[begin : begin + 16])).upper()
+        found.append(Partition(number, Area(first * sector, (last + 1 - first) * sector), own, name, kind))
     return found
 
 
@@ -102,7 +105,7 @@ def _mbr(fd: int, size: int) -> Iterator[Partition]:
         if kind in _EXTENDED and count:
             yield from _logical(fd, size, start, disk)
         elif kind and kind != _PROTECTIVE and count:
-            yield _partition(number, start, count, disk)
+            yield _partition(number, start, count, disk, kind)
 
 
 def _logical(fd: int, size: int, extended: int, disk: int) -> Iterator[Partition]:
@@ -116,7 +119,7 @@ def _logical(fd: int, size: int, extended: int, disk: int) -> Iterator[Partition
             if kind in _EXTENDED and start:
                 following = following or extended + start
             elif kind and start and count:
-                yield _partition(4 + len(seen), at + start, count, disk)
+                yield _partition(4 + len(seen), at + start, count, disk, kind)
         if not following:
             return
         at = following
@@ -129,5 +132,6 @@ def _entries(sector: bytes) -> list[tuple[int, int, int, int]]:
     return [_MBR_ENTRY.unpack_from(sector, _MBR_ENTRIES + 16 * i) for i in range(4)]
 
 
-def _partition(number: int, start: int, count: int, disk: int) -> Partition:
-    return Partition(number, Area(start * SECTOR, count * SECTOR), f"{disk:08x}-{number:02x}")
+def _partition(number: int, start: int, count: int, disk: int, kind: int) -> Partition:
+    area = Area(start * SECTOR, count * SECTOR)
+    return Partition(number, area, f"{disk:08x}-{number:02x}", type=f"{kind:02X}")

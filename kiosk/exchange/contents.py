@@ -1,97 +1,133 @@
-"""What a disk holds, as far as it can be read as data: partitions, operating system. Nothing is mounted."""
+"""What a disk holds, as far as it can be read as data: partitions, operating system, files. Nothing is mounted.
+
+That a disk can't be read is no fault of an image: it is kept as it is, and what is not known of it is not said. Only
+what can never boot here, or was not copied to its end, is refused.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 import re
-import struct
-from dataclasses import dataclass
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kiosk.disk.volume import Volume
-from kiosk.errors import CorruptError
-from kiosk.exchange.confined import confined, hand_over, take_back
+from kiosk.disk.content import ENCRYPTED
+from kiosk.disk.disk import probe, root_volume
+from kiosk.disk.partitions import table
+from kiosk.disk.volume import Node, Volume
+from kiosk.errors import CorruptError, KioskError, PolicyError, StorageError
 from kiosk.exchange.formats import TRUNCATED
+from kiosk.model.census import FileEntry, write_files
 from kiosk.model.manifest import Partition
-from kiosk.run import CommandError
 
 UNKNOWN = "unknown"
 OS_RELEASE = (b"/etc/os-release", b"/usr/lib/os-release")
 LARGEST_OS_RELEASE = 64 << 10
-MOST_PARTITIONS = 128
+MOST_FILES = 2_000_000
+LARGEST_DIGESTED = 64 << 30
+"""Larger files have no digest in the list of files: a file with holes may claim any size."""
 _LINE = re.compile(r"""(ID|VERSION_ID|VERSION_CODENAME)=["']?([A-Za-z0-9][A-Za-z0-9._-]{0,39})["']?""")
-_GPT = b"EFI PART"
 
 
 @dataclass(frozen=True)
-class System:
-    """An operating system by the names that its own os-release has; `unknown` where it can't be read."""
+class Inside:
+    """The system on a disk by its own words, the lists made of it (artifact by file name), and why there is none."""
 
-    os: str = UNKNOWN
-    release: str = UNKNOWN
+    os: str | None = None
+    release: str | None = None
+    lists: Mapping[str, str] = field(default_factory=dict)
+    unread: str | None = None
 
 
-def partitions(job: Path, disk: Path, shown: str) -> tuple[Partition, ...]:
+def partitions(disk: Path, shown: str) -> tuple[Partition, ...]:
     """The partitions of a disk, from its GPT or MBR; none where it has no table. CorruptError when one goes on
-    behind the disk's end, as on a disk that was cut short."""
-    size = disk.stat().st_size
+    behind the disk's end, as on a disk that was cut short; PolicyError when one is encrypted."""
+    try:
+        for part in probe(disk).parts:
+            if part.kind in ENCRYPTED:
+                raise PolicyError(
+                    f"its partition {part.number} is encrypted ({ENCRYPTED[part.kind]})",
+                    hint="Import it decrypted: kiosk keeps no secrets, and nobody could start it.",
+                )
+    except KioskError as e:
+        e.where = shown
+        raise
     with disk.open("rb") as f:
-        head = f.read(1024)
-    _refuse_cut(head, size, shown)
-    if head[510:512] != b"\x55\xaa":
-        return ()
-    hand_over(disk)
-    try:
-        said = confined(["sfdisk", "--json", disk.name], job, timeout=60)
-    except CommandError:
-        return ()  # a boot sector without a table
-    finally:
-        take_back(disk)
-    try:
-        table = json.loads(said)["partitiontable"]
-        rows, sector = table.get("partitions", [])[:MOST_PARTITIONS], int(table.get("sectorsize", 512))
-        found = tuple(_partition(row, number, sector) for number, row in enumerate(rows, 1))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CorruptError("has a table of partitions that can't be read", where=shown) from None
-    for one in found:
-        if one.offset + one.size > size:
-            raise CorruptError(
-                f"has {size} bytes, and its partition {one.label} ends at {one.offset + one.size}",
-                where=shown,
-                hint=TRUNCATED,
-            )
-    return found
+        _refuse_cut(f.read(1024), os.fstat(f.fileno()).st_size, shown)
+        found = table(f.fileno(), os.fstat(f.fileno()).st_size).partitions
+    return tuple(
+        Partition(
+            label="".join(c for c in p.name if c.isprintable())[:36] or str(p.number),
+            type=p.type,
+            uuid=p.uuid,
+            offset=p.area.offset,
+            size=p.area.size,
+        )
+        for p in found
+    )
 
 
 def _refuse_cut(head: bytes, size: int, shown: str) -> None:
     """A GPT says where its disk ends: in its header is the place of its copy, in the last sector."""
-    if head[512:520] == _GPT:
-        (copy,) = struct.unpack_from("<Q", head, 512 + 32)
-        if (copy + 1) * 512 > size:
-            raise CorruptError(
-                f"has {size} bytes, its GPT says {(copy + 1) * 512}", where=shown, hint=TRUNCATED
-            )
+    if head[512:520] == b"EFI PART":
+        end = (int.from_bytes(head[544:552], "little") + 1) * 512
+        if end > size:
+            raise CorruptError(f"has {size} bytes, its GPT says {end}", where=shown, hint=TRUNCATED)
 
 
-def _partition(row: dict[str, object], number: int, sector: int) -> Partition:
-    label = "".join(c for c in str(row.get("name", "")) if c.isprintable())[:36]
-    return Partition(
-        label=label or str(number),
-        type=str(row["type"])[:36],
-        uuid=str(row.get("uuid", ""))[:36],
-        offset=int(str(row["start"])) * sector,
-        size=int(str(row["size"])) * sector,
+def look_inside(disk: Path, staged: Path) -> Inside:
+    """Reads the system on a disk and writes the list of its files to `staged`. Whatever is wrong with it is said, and
+    no fault."""
+    try:
+        with root_volume(disk) as volume:
+            return read_tree(volume, staged)
+    except StorageError:
+        raise
+    except KioskError as e:
+        return Inside(unread=e.what)
+
+
+def read_tree(volume: Volume, staged: Path) -> Inside:
+    """The system of a root file system, and the list of its files. (Its packages would be listed here, too.)"""
+    releases: dict[bytes, dict[str, str]] = {}
+    rows: list[FileEntry] = []
+    for node in volume.nodes():
+        if node.path in OS_RELEASE and stat.S_ISREG(node.mode) and node.size <= LARGEST_OS_RELEASE:
+            releases[node.path] = _release(b"".join(volume.read(node)))
+        if node.path != b"/":
+            rows.append(_row(volume, node))
+        if len(rows) > MOST_FILES:
+            raise CorruptError(f"it has more than {MOST_FILES} files")
+    (staged / "files.json").write_bytes(write_files(sorted(rows, key=lambda row: row.path)))
+    words = next((releases[path] for path in OS_RELEASE if path in releases), {})
+    return Inside(
+        words.get("ID"), words.get("VERSION_CODENAME") or words.get("VERSION_ID"), {"files": "files.json"}
     )
 
 
-def system(volume: Volume) -> System:
-    """The operating system of a root file system, by its os-release."""
-    found: dict[bytes, dict[str, str]] = {}
-    for node in volume.nodes():
-        if node.path in OS_RELEASE and node.mode & 0o170000 == 0o100000 and node.size <= LARGEST_OS_RELEASE:
-            text = b"".join(volume.read(node)).decode("utf-8", errors="replace")
-            matches = (_LINE.fullmatch(line.strip()) for line in text.splitlines())
-            found[node.path] = {m[1]: m[2] for m in matches if m is not None}
-    words = next((found[path] for path in OS_RELEASE if path in found), {})
-    release = words.get("VERSION_CODENAME") or words.get("VERSION_ID") or UNKNOWN
-    return System(words.get("ID", UNKNOWN), release)
+def _release(data: bytes) -> dict[str, str]:
+    lines = data.decode("utf-8", errors="replace").splitlines()
+    return {m[1]: m[2] for m in (_LINE.fullmatch(line.strip()) for line in lines) if m is not None}
+
+
+def _row(volume: Volume, node: Node) -> FileEntry:
+    size = digest = None
+    if stat.S_ISREG(node.mode):
+        size = node.size
+        if size <= LARGEST_DIGESTED:
+            sum_ = hashlib.sha256()
+            for piece in volume.read(node):
+                sum_.update(piece)
+            digest = sum_.hexdigest()[:32]
+    return FileEntry(
+        path=node.path.decode(errors="backslashreplace"),
+        mode=f"{node.mode:06o}",
+        owner=f"{node.uid}:{node.gid}",
+        size=size,
+        digest=digest,
+        target=node.target.decode(errors="backslashreplace") if node.target is not None else None,
+        device=f"{node.device[0]}:{node.device[1]}" if node.device is not None else None,
+    )

@@ -27,6 +27,7 @@ from kiosk.exchange.image_list import DATE, order_of
 from kiosk.model.manifest import ImageManifest
 from kiosk.progress import bar
 from kiosk.store.objects import ObjectSource
+from kiosk.store.partial import index_file
 from kiosk.sync.output import put
 from kiosk.trust.signing.endorser import Endorser
 
@@ -127,6 +128,7 @@ def _image(order: Order, manifest: ImageManifest, source: ObjectSource) -> Expor
     final = path.with_name(path.name + ".gz") if order.gzip else path
     with bar(f"export {manifest.ref}", disk.size) as progress:
         put(disk, source, path, format=order.format, progress=progress.update)
+    index_file(path).unlink(missing_ok=True)
     if order.gzip:
         _compress(path, final)
     size, digest = _measure(final)

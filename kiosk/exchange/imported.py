@@ -33,7 +33,7 @@ from kiosk.run import tool
 GB = 1_000_000_000
 MOST = 200 * GB
 BUILD_TYPE = "https://kiosk.invalid/import/v1"
-NEEDED = ("qemu-img", "sfdisk", *NAMES)
+NEEDED = ("qemu-img", *NAMES)
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Imported:
-    """A finished version, where it stands, what the file was, and what it took. `already`: it was there."""
+    """A finished version, where it stands, what the file was, and what it took. `already`: it was there. `unread` says
+    why the system on its disk could not be read; it is kept all the same."""
 
     manifest: ImageManifest
     folder: Path
     format: Format | None
     seconds: dict[str, float]
     already: bool = False
+    unread: str | None = None
 
 
 def import_file(settings: Settings, given: Path, wanted: Wanted) -> Imported:
@@ -126,13 +128,14 @@ def make(
         with timing.step("convert"):
             disk = convert.to_raw(job, format, wanted.most, shown)
         with timing.step("look"):
-            partitions = contents.partitions(job, disk, shown)
-            system = contents.System(wanted.os or contents.UNKNOWN, wanted.release or contents.UNKNOWN)
-        staged = folder / "version"
-        staged.mkdir(mode=0o755)
+            staged = folder / "version"
+            staged.mkdir(mode=0o755)
+            partitions = contents.partitions(disk, shown)
+            inside = contents.look_inside(disk, staged)
         disk.rename(staged / convert.DISK)
     with timing.step("digest"):
         artifacts = {"disk": artifact(staged / convert.DISK)}
+        artifacts |= {key: artifact(staged / file) for key, file in inside.lists.items()}
     source = Source(
         kind="import", name=shown, digest=digest, tree=artifacts["disk"].digest, date=int(created.timestamp())
     )
@@ -143,8 +146,8 @@ def make(
         version=str(version),
         description=wanted.description,
         architecture="x86_64",
-        os=system.os,
-        release=system.release,
+        os=inside.os or wanted.os or contents.UNKNOWN,
+        release=inside.release or wanted.release or contents.UNKNOWN,
         created=datetime.fromtimestamp(source.date, UTC),
         source=source,
         partitions=partitions,
@@ -154,7 +157,7 @@ def make(
     (staged / "manifest.json").write_bytes(manifest.to_json())
     with timing.step("store"):
         put_in_place(staged, target)
-    return Imported(manifest, target, format, timing.steps)
+    return Imported(manifest, target, format, timing.steps, unread=inside.unread)
 
 
 def _there(settings: Settings, wanted: Wanted, digest: Digest) -> Imported | None:

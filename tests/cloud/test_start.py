@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kiosk.cli import vm_start
 from kiosk.cli.vm import age, seconds
-from kiosk.cloud.api import Cloud
-from kiosk.cloud.qemu import argv, process
-from kiosk.cloud.qemu.driver import QemuCloud
+from kiosk.cloud.api import Cloud, VmSpec
+from kiosk.cloud.qemu import argv, process, record
+from kiosk.cloud.qemu.driver import QemuCloud, boot_of
 from kiosk.errors import CorruptError, GuestError, NotFoundError, PolicyError, UsageError, VerificationError
-from kiosk.model.names import manifest_path
+from kiosk.model.names import ImageRef, manifest_path
 from kiosk.trust.client import TrustedRepository
-from tests.simulators.published import Kiosk
+from tests.simulators.disks import raw_disk
+from tests.simulators.published import Kiosk, ask
 
 
 def order(*layers: str, image: str = "worker", name: str | None = "node-1") -> vm_start.Order:
@@ -191,3 +195,54 @@ def test_what_is_no_length_of_time(text: str) -> None:
 
 def test_ages_are_short() -> None:
     assert [age(s) for s in (5, 150, 7300, 200000)] == ["5s", "2m", "2h", "2d"]
+
+
+# -- imported images: no kernel beside the disk, no agent inside ---------------------------------------
+
+
+@pytest.fixture
+def foreign(kiosk: Kiosk, tmp_path: Path) -> Kiosk:
+    """The same farm with an imported image, whose disk is for a BIOS."""
+    from kiosk.exchange.imported import Wanted, import_file
+    from kiosk.publish import publish
+
+    given = raw_disk(tmp_path / "disk", "label: dos\nstart=2048, type=83, bootable\n")
+    publish(kiosk.settings, import_file(kiosk.settings, given, Wanted("foreign")).folder, ask)
+    assert kiosk.sync("foreign").failure is None
+    return kiosk
+
+
+def test_an_imported_image_runs_by_its_firmware_and_is_waited_for_no_longer(
+    foreign: Kiosk, cloud: QemuCloud
+) -> None:
+    planned = vm_start.plan(cloud.cache, order(image="foreign", name="legacy-1"))
+    state, _ = vm_start.launch(cloud, foreign.hypervisor.host / "metadata", planned, 30)
+    assert state.phase == "running" and state.reason is None
+    assert record.read(cloud.folder(state.id)).boot == "bios"
+    report = cloud.folder(state.id) / argv.REPORT
+    report.write_bytes(
+        b'{"schema":"kiosk.report/1","state":"ready"}\n'
+    )  # what such a guest says counts for nothing
+    assert cloud.show(state.id).phase == "running"
+    process.kill([os.pidfd_open(pid) for pid in process.running()[state.uuid]])
+    assert cloud.show(state.id).phase == "stopped"
+    cloud.stop(state.id)
+
+
+def test_a_disk_with_a_partition_for_uefi_is_started_by_uefi(foreign: Kiosk, cloud: QemuCloud) -> None:
+    manifest = cloud.cache.image(cloud.cache.resolve(ImageRef.parse("foreign")))  # type: ignore[arg-type]
+    assert boot_of(manifest, None) == "bios"
+    efi = manifest.partitions[0].model_copy(update={"type": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"})
+    assert boot_of(manifest.model_copy(update={"partitions": (efi,)}), None) == "uefi"
+
+
+def test_what_needs_kiosks_own_images_is_refused_for_an_imported_one(
+    foreign: Kiosk, cloud: QemuCloud, spec: Callable[[str], VmSpec]
+) -> None:
+    ref = cloud.cache.resolve(ImageRef.parse("foreign"))
+    assert isinstance(ref, ImageRef)
+    with pytest.raises(PolicyError, match="kiosk's agent, which mounts layers, is not in it"):
+        cloud.start(replace(spec("legacy-1"), image=ref))
+    done = command(foreign, "start", "foreign", "--direct-kernel", "--accel", "tcg")
+    assert done.returncode == 2 and "no kernel beside its disk" in done.stderr
+    assert not cloud.list_vms()

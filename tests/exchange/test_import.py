@@ -79,6 +79,35 @@ def test_a_disk_of_any_format_is_kept_to_the_byte(
     assert read == manifest
 
 
+def test_a_system_that_can_be_read_as_data_is_named_and_its_files_are_listed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "usr/lib").mkdir(parents=True)
+    (tree / "usr/lib/os-release").write_text(
+        'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nNAME="$(id)"\n'
+    )
+    (tree / "etc/os-release").symlink_to("../usr/lib/os-release")
+    run(["mkfs.ext4", "-q", "-d", tree, tmp_path / "d", "8M"], timeout=60)
+    done = import_file(settings, tmp_path / "d", wanted(format="raw"))
+    assert (done.manifest.os, done.manifest.release, done.unread) == ("debian", "bookworm", None)
+    rows = {row["path"]: row for row in json.loads((done.folder / "files.json").read_bytes())}
+    assert rows["/etc/os-release"]["target"] == "../usr/lib/os-release"
+    assert rows["/usr/lib/os-release"]["digest"] == sha256(tree / "usr/lib/os-release")[7:39]
+
+
+def test_a_disk_with_an_encrypted_partition_is_refused(
+    settings: Settings, disk: Path, tmp_path: Path
+) -> None:
+    data = bytearray(disk.read_bytes())
+    data[3 * MIB : 3 * MIB + 6] = b"LUKS\xba\xbe"
+    (tmp_path / "d").write_bytes(data)
+    with pytest.raises(PolicyError, match=r"^d: its partition 2 is encrypted \(LUKS\)"):
+        import_file(settings, tmp_path / "d", wanted())
+    assert nothing_left(settings)
+
+
 def test_a_disk_with_an_mbr_keeps_its_partitions(settings: Settings, tmp_path: Path) -> None:
     given = raw_disk(tmp_path / "d", "label: dos\nstart=2048, size=4096, type=83, bootable\n")
     assert [
