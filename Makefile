@@ -20,7 +20,7 @@ demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, b
 	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
 	$(SUDO) $(VENV)/bin/kiosk demo
 
-test: APT += $(TEST)
+test test-fast: APT += $(TEST)
 test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
 	@echo "==> All tests: builds a real image and boots real VMs (20 minutes at the most; $(VENV)/bin/pytest by hand)"
 	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest --durations=10
