@@ -23,10 +23,14 @@ demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, b
 	$(SUDO) $(VENV)/bin/kiosk demo
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 test: APT += $(TEST)
 =======
 test: APT += python3-m2crypto
 >>>>>>> hepix
+=======
+test test-fast: APT += $(TEST)
+>>>>>>> golden
 test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
 	@echo "==> All tests: the fast ones first (20 minutes at the most; $(VENV)/bin/pytest by hand)"
 	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest $(FAST) --durations=5

@@ -65,7 +65,7 @@ def find(wire: Wire, name: str | None) -> Disk:
             continue
         node, qdev, drive = str(inserted["node-name"]), str(block["qdev"]), str(block.get("device", ""))
         image = inserted["image"]
-        disk = Disk(node, qdev, int(image["virtual-size"]), int(image.get("actual-size", 0)))
+        disk = Disk(node, qdev, int(image["virtual-size"]), _used(image))
         words = {node, drive, qdev, *qdev.split("/")[3:4]} - {""}
         names.append(f"{node} ({qdev})")
         if name is None or name in words:
@@ -75,6 +75,15 @@ def find(wire: Wire, name: str | None) -> Disk:
     what = f"there is no disk {name!r}" if name else f"the VM has {len(disks)} disks that can be written"
     hint = f"Set `disk` in [source] to one of: {', '.join(names) or '(none)'}"
     raise NotFoundError(what, hint=untrusted.line(hint, limit=1000))
+
+
+def _used(image: dict[str, Any] | None) -> int:
+    """The bytes that an image and those below it take; 0 for devices, of which QEMU does not know."""
+    used = 0
+    while image is not None:
+        used += int(image.get("actual-size", 0))
+        image = image.get("backing-image")
+    return used
 
 
 def check_room(folder: Path, disk: Disk) -> None:

@@ -125,6 +125,7 @@ class LibvirtSource:
         if not wanted.freeze:
             yield None
             return
+        self._answers()
         with contextlib.suppress(GuestError):
             self.run(["sync"], timeout=60)
         spec = {"kind": "libvirt", "uri": wanted.uri, "domain": wanted.domain}
@@ -206,6 +207,19 @@ class LibvirtSource:
             self._end_left_job()
         except KioskError as e:
             log.warning("what kiosk began in libvirt may be left (the next capture ends it): %s", e)
+
+    def _answers(self) -> None:
+        """Makes sure that the guest agent is there, before anything waits for it. GuestError."""
+        seconds = str(max(1, round(self.settings.answer)))
+        try:
+            self._virsh("qemu-agent-command", "--timeout", seconds, "--cmd", '{"execute": "guest-ping"}')
+        except GuestError as e:
+            raise GuestError(
+                f"the node can't be frozen: {e.what}",
+                where=self.settings.domain,
+                hint="Start qemu-guest-agent in the node; freeze = false captures as after a power cut. "
+                "Nothing was captured.",
+            ) from None
 
     def _agent(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps({"execute": command, "arguments": arguments})

@@ -89,9 +89,13 @@ class QemuSource:
                     wire, folder, speed=wanted.speed, timeout=wanted.timeout, title=f"copy {disk.node}"
                 )
                 blocks.take_down(wire)
-        except BaseException:
-            if ours:
-                self._clean()
+        except BaseException as e:
+            if ours and not self._clean() and isinstance(e, GuestError):
+                raise GuestError(
+                    f"the node's QEMU ended or hangs in the middle of the copy: {e.what}",
+                    where=str(wanted.monitor),
+                    hint="Nothing was kept.",
+                ) from None
             raise
         return window, ("a copy that an earlier kiosk left was ended",) if left else ()
 
@@ -109,13 +113,16 @@ class QemuSource:
         with frozen(spec, window=wanted.window) as window:
             yield window
 
-    def _clean(self) -> None:
-        """Takes everything down by a new connection: the first may have stopped in the middle of an answer."""
+    def _clean(self) -> bool:
+        """Takes everything down by a new connection, as the first may have stopped in the middle of an answer;
+        whether that went well."""
         try:
             with monitor(self.settings.monitor) as wire:
                 blocks.take_down(wire)
         except KioskError as e:
             log.warning("what kiosk made in QEMU may be left (the next capture takes it down): %s", e)
+            return False
+        return True
 
     def _to_raw(self, target: dict[str, object], disk: Path) -> None:
         try:

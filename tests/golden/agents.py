@@ -51,8 +51,9 @@ class FakeAgent:
 
 
 @contextlib.contextmanager
-def fake_agent(path: Path, **answers: Any) -> Iterator[FakeAgent]:
-    """Serves connections one after the other, as QEMU does; `answers` are by command, with underscores."""
+def fake_agent(path: Path, *, greeting: bytes = b"", **answers: Any) -> Iterator[FakeAgent]:
+    """Serves connections one after the other, as QEMU does; `answers` are by command, with underscores. With a
+    `greeting` it is a monitor."""
     agent = FakeAgent(path, {key.replace("_", "-"): value for key, value in answers.items()})
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
@@ -65,6 +66,7 @@ def fake_agent(path: Path, **answers: Any) -> Iterator[FakeAgent]:
                 except OSError:
                     return
                 with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
+                    connection.sendall(greeting)
                     for raw in lines:
                         if (data := agent.answer(json.loads(raw.strip(b"\xff")))) is not None:
                             connection.sendall(data)

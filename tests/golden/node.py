@@ -217,6 +217,19 @@ def partition(disk: Path, target: Path) -> Path:
     return target
 
 
+def make_files(folder: Path, prepare: Callable[[Path], None] | None = None) -> None:
+    """Makes the node's disk `golden.raw`, and its `vmlinuz` and `initrd.img` for a direct boot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = folder / "tree"
+    golden_tree(tree)
+    if prepare is not None:
+        prepare(tree)
+    for name in ("vmlinuz", "initrd.img"):
+        shutil.copyfile(next((tree / "boot").glob(f"{name}-*")), folder / name)
+    make_disk(tree, folder / "golden.raw")
+    shutil.rmtree(tree)
+
+
 @contextmanager
 def golden_vm(folder: Path, prepare: Callable[[Path], None] | None = None) -> Iterator[GoldenVm]:
     """Runs a golden node while the block lasts: up, with ssh, cron, its agent and its writer running.
@@ -231,15 +244,7 @@ def golden_vm(folder: Path, prepare: Callable[[Path], None] | None = None) -> It
 @contextmanager
 def prepared(folder: Path, prepare: Callable[[Path], None] | None) -> Iterator[GoldenVm]:
     """The same, just switched on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tree = folder / "tree"
-    golden_tree(tree)
-    if prepare is not None:
-        prepare(tree)
-    for name in ("vmlinuz", "initrd.img"):
-        shutil.copyfile(next((tree / "boot").glob(f"{name}-*")), folder / name)
-    make_disk(tree, folder / "golden.raw")
-    shutil.rmtree(tree)
+    make_files(folder, prepare)
     process = subprocess.Popen(_argv(), cwd=folder, stdin=subprocess.DEVNULL)
     try:
         yield GoldenVm(folder.resolve(), process)
@@ -253,7 +258,7 @@ def wait_for(vm: GoldenVm) -> None:
     until = time.monotonic() + BOOT_LIMIT
     while True:
         try:
-            vm.shell("systemctl is-active ssh cron writer qemu-guest-agent")
+            vm.shell("systemctl is-active ssh cron writer qemu-guest-agent && test -s /var/lib/writer/log")
         except (GuestError, AssertionError):
             assert vm.process.poll() is None and time.monotonic() < until, vm.console()[-3000:]
             time.sleep(0.5)

@@ -60,6 +60,8 @@ def with_programs(root: Path) -> None:
                 library.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(word, library)
     (root / "bin").symlink_to("usr/bin")
+    (root / "dev").mkdir()
+    os.mknod(root / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
 @contextlib.contextmanager
@@ -68,8 +70,6 @@ def node(folder: Path) -> Iterator[Node]:
     root = folder / "root"
     root.mkdir(parents=True)
     with_programs(root)
-    (root / "dev").mkdir()
-    os.mknod(root / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     for name in ("host", "user"):
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], timeout=20)
     with socket.socket() as s:

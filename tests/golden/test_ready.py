@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from pydantic import ValidationError
 from kiosk.errors import BuildError, PolicyError, UsageError
 from kiosk.golden.ready import NotReady, argv_of, ask, questions
 from kiosk.golden.settings import Ready
-from kiosk.golden.ssh import SshSource
-from tests.golden.sshd import Node, node
+from kiosk.golden.source import Answer, Capture
+from kiosk.pipe import told
+from tests.golden.sshd import with_programs
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: sshd, chroot")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chroot")
 
 PUPPET = """---
 version:
@@ -41,10 +43,28 @@ SECURITY = "Inst openssl [3.0.15-1] (3.0.17-1 Debian-Security:12/stable-security
 OTHER = "Inst tzdata [2025a-0] (2025b-0 Debian:12.11/stable [all])\nConf tzdata (2025b-0 Debian:12.11/stable [all])\n"
 
 
+@dataclass(frozen=True)
+class Chroot:
+    """A node that is a folder tree, in which commands run for real."""
+
+    root: Path
+
+    def describe(self) -> str:
+        return "the node"
+
+    def capture(self, folder: Path) -> Capture:
+        raise NotImplementedError
+
+    def run(self, argv: Sequence[str], *, timeout: float) -> Answer:
+        ended = told(["chroot", self.root, *argv], timeout=timeout)
+        return Answer(ended.status, ended.text)
+
+
 @pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with node(tmp_path_factory.mktemp("ready") / "golden") as found:
-        yield found
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Chroot:
+    root = tmp_path_factory.mktemp("ready")
+    with_programs(root)
+    return Chroot(root)
 
 
 def put(root: Path, name: str, text: str) -> None:
@@ -97,24 +117,24 @@ NOT_READY = {
 
 
 @pytest.mark.parametrize("story", READY)
-def test_a_node_that_is_up_to_date_is_ready(story: str, golden: Node) -> None:
+def test_a_node_that_is_up_to_date_is_ready(story: str, golden: Chroot) -> None:
     name, prepare = READY[story]
     prepare(golden.root)
-    answer = ask(SshSource(golden.settings()), Ready(ask=name))
+    answer = ask(golden, Ready(ask=name))
     assert answer is not None and answer.startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("story", NOT_READY)
-def test_a_node_that_is_not_says_why(story: str, golden: Node) -> None:
+def test_a_node_that_is_not_says_why(story: str, golden: Chroot) -> None:
     name, prepare, why = NOT_READY[story]
     prepare(golden.root)
     with pytest.raises(NotReady, match=why) as caught:
-        ask(SshSource(golden.settings()), Ready(ask=name))
+        ask(golden, Ready(ask=name))
     assert isinstance(caught.value, PolicyError) and caught.value.exit_code == 10
 
 
-def test_a_command_of_ones_own_runs_in_the_node_or_on_the_builder(golden: Node) -> None:
-    source = SshSource(golden.settings())
+def test_a_command_of_ones_own_runs_in_the_node_or_on_the_builder(golden: Chroot) -> None:
+    source = golden
     put(golden.root, "only-in-the-node", "")
     run = ("sh", "-c", "test -e /only-in-the-node && echo version 7")
     assert ask(source, Ready(run=run)) == f"sh -c '{run[2]}': version 7"
@@ -123,16 +143,16 @@ def test_a_command_of_ones_own_runs_in_the_node_or_on_the_builder(golden: Node) 
     assert ask(source, None) is None
 
 
-def test_what_a_node_answers_is_shown_without_what_a_terminal_acts_upon(golden: Node) -> None:
+def test_what_a_node_answers_is_shown_without_what_a_terminal_acts_upon(golden: Chroot) -> None:
     run = ("sh", "-c", "printf 'one\\n\\033[2Jtwo\\n\\033]0;title\\007three\\n'; exit 1")
     with pytest.raises(NotReady) as caught:
-        ask(SshSource(golden.settings()), Ready(run=run))
+        ask(golden, Ready(run=run))
     assert "\033" not in caught.value.what and "three" in caught.value.what
 
 
-def test_a_question_that_never_ends_is_given_up(golden: Node) -> None:
+def test_a_question_that_never_ends_is_given_up(golden: Chroot) -> None:
     with pytest.raises(BuildError, match="not done after 1 s"):
-        ask(SshSource(golden.settings()), Ready(run=("sleep", "100"), where="builder", timeout=1))
+        ask(golden, Ready(run=("sleep", "100"), where="builder", timeout=1))
 
 
 def test_every_ready_made_question_says_what_it_asks() -> None:
