@@ -11,8 +11,13 @@ from kiosk.audit.sample import Sample
 FIRST_PERSON = 1000
 NOBODY = (65534, 65535, 60578, 4294967294)
 MAX_ACCOUNTS = 500
-_PASSWD = re.compile(rb"^([^:\n]{1,64}):([^:\n]{0,200}):(\d{1,10}):(\d{1,10}):[^:\n]{0,400}:([^:\n]{0,400}):[^:\n]{0,400}$", re.M)
-_SHADOW = re.compile(rb"^([^:\n]{1,64}):([^:\n]{0,400}):\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:[^:\n]{0,20}$", re.M)
+_PASSWD = re.compile(
+    rb"^([^:\n]{1,64}):([^:\n]{0,200}):(\d{1,10}):(\d{1,10}):[^:\n]{0,400}:([^:\n]{0,400}):[^:\n]{0,400}$",
+    re.M,
+)
+_SHADOW = re.compile(
+    rb"^([^:\n]{1,64}):([^:\n]{0,400}):\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:[^:\n]{0,20}$", re.M
+)
 _GSHADOW = re.compile(rb"^([^:\n]{1,64}):([^:\n]{0,400}):[^:\n]{0,400}:[^:\n]{0,4000}$", re.M)
 _DES = re.compile(rb"!{0,2}(?:[./A-Za-z0-9]{13}|_[./A-Za-z0-9]{19})")
 _HTPASSWD = re.compile(rb"^([^:\s]{1,64}):([./A-Za-z0-9]{13})\s*$", re.M)
@@ -38,15 +43,17 @@ def accounts(sample: Sample, known: Collection[str]) -> Iterator[Hit]:
         yield from _hidden(sample, _GSHADOW, "group")
     elif b"htpasswd" in name or b"htdigest" in name:
         for m in _HTPASSWD.finditer(sample.data):
-            yield sample.hit("password-hash", f"the password of {_text(m[1])}, hashed (DES)", m.start(), _text(m[1]))
+            yield sample.hit(
+                "password-hash", f"the password of {_text(m[1])}, hashed (DES)", m.start(), _text(m[1])
+            )
     elif base in (b"subuid", b"subgid") and folder == b"/etc":
         for m in _SUBID.finditer(sample.data):
             if _text(m[1]) not in known:
                 yield sample.hit("account", f"ids that belong to {_text(m[1])}", m.start(), _text(m[1]))
     if b"known_hosts" not in name and not name.startswith(b"ssh_host_") and b" AAAA" in sample.data:
-        m = _SSH_KEY.search(sample.data)
-        if m and not _DOCUMENTS.search(name):
-            yield sample.hit("authorized-key", "an ssh public key", m.start())
+        key = _SSH_KEY.search(sample.data)
+        if key and not _DOCUMENTS.search(name):
+            yield sample.hit("authorized-key", "an ssh public key", key.start())
 
 
 def _passwd(sample: Sample, known: Collection[str]) -> Iterator[Hit]:
@@ -73,7 +80,9 @@ def _hidden(sample: Sample, rows: re.Pattern[bytes], what: str) -> Iterator[Hit]
         if not password and what == "user":
             yield sample.hit("empty-password", f"{name} needs no password", m.start(), name)
         elif _DES.fullmatch(password) and b"$" not in password:
-            yield sample.hit("password-hash", f"the password of the {what} {name}, hashed (DES)", m.start(), name)
+            yield sample.hit(
+                "password-hash", f"the password of the {what} {name}, hashed (DES)", m.start(), name
+            )
 
 
 def _text(name: bytes) -> str:

@@ -7,6 +7,7 @@ looked at is a finding.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ def audit(
     if not any(tree.file(path) for path in _LOGGERS):
         hits.append(Hit("site-logging", b"/", "the image has no system log"))
     left_out: dict[str, str] = {}
-    hits += _updates(owned, facts, left_out)
+    hits += _updates(owned, facts, system(tree) or (facts.os, facts.release), left_out)
     counts = Counts(
         names=len(tree.nodes),
         files=reader.files,
@@ -126,7 +127,9 @@ def _compare(
         else:
             public = False
             if not known.configuration:
-                hit = Hit("package-file-changed", node.path, f"is not what the package {known.package} brought")
+                hit = Hit(
+                    "package-file-changed", node.path, f"is not what the package {known.package} brought"
+                )
                 seen.hits.append(hit)
     return public
 
@@ -155,12 +158,21 @@ def _about_packages(owned: Owners, facts: Facts) -> Iterator[Hit]:
                       item=name)  # fmt: skip
 
 
-def _updates(owned: Owners, facts: Facts, left_out: dict[str, str]) -> Iterator[Hit]:
+def system(tree: Tree) -> tuple[str, str] | None:
+    """The operating system and the name of its release (`debian`, `bookworm`), as the image says itself."""
+    node = tree.file(b"/etc/os-release") or tree.file(b"/usr/lib/os-release")
+    data = tree.content(node, 65536) if node is not None else None
+    found = dict(re.findall(r"^([A-Z_]+)=[\"']?([^\"'\n]*)", (data or b"").decode("utf-8", "replace"), re.M))
+    release = found.get("VERSION_CODENAME") or found.get("VERSION_ID", "")
+    return (found["ID"], release) if "ID" in found else None
+
+
+def _updates(owned: Owners, facts: Facts, of: tuple[str, str], left_out: dict[str, str]) -> Iterator[Hit]:
     if facts.updates is None:
         left_out["security-update"] = left_out["updates-unknown"] = "left out with --no-updates"
         return
     try:
-        missing = facts.updates.missing(facts.os, facts.release, owned.packages)
+        missing = facts.updates.missing(*of, owned.packages)
     except UpdatesUnknownError as e:
         yield Hit("updates-unknown", b"/", str(e))
         return
@@ -178,9 +190,7 @@ def _report(
     date: datetime,
 ) -> Report:
     order = {name: i for i, name in enumerate(CHECKS)}
-    once = sorted(
-        set(hits), key=lambda h: (order[h.check], h.path, h.line or 0, h.item or "", h.message)
-    )
+    once = sorted(set(hits), key=lambda h: (order[h.check], h.path, h.line or 0, h.item or "", h.message))
     findings = [
         Finding(
             check=h.check,

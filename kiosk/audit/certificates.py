@@ -84,12 +84,12 @@ def _is_somebody(certificate: x509.Certificate, path: bytes) -> bool:
         return False
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        return not basic.ca
     except x509.ExtensionNotFound:
         old_root = certificate.version is x509.Version.v1 and certificate.issuer == certificate.subject
         return not (trusted and old_root)
     except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
         return True
+    return not basic.ca
 
 
 def _subject(certificate: x509.Certificate) -> str:

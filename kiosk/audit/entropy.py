@@ -16,14 +16,14 @@ _HEX = re.compile(rb"(?:0x)?([0-9a-fA-F]{32,4096})\s*")
 _BASE64 = re.compile(rb"([A-Za-z0-9+/_-]{22,5500}={0,2})\s*")
 _IDENTIFIER = re.compile(rb"\s*(?:[0-9a-f]{32}|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})\s*")
 _KNOWN = (
-    b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\x7fELF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff",
-    b"RIFF", b"SQLite", b"\x04\x22\x4d\x18", b"7z\xbc\xaf", b"\x30\x82", b"TZif", b"%PDF",
+    b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"\x7fELF", b"\x89PNG", b"GIF8",
+    b"\xff\xd8\xff", b"RIFF", b"SQLite", b"\x04\x22\x4d\x18", b"7z\xbc\xaf", b"\x30\x82", b"TZif", b"%PDF",
     b"OggS", b"wOF", b"\0\0\1\0", b"\xa7\r\r\n", b"hsqs", b"ustar", b"\xde\x12\x04\x95", b"\x95\x04\x12\xde",
 )  # fmt: skip
 """Beginnings of formats that are compressed or public."""
 _PGP_PUBLIC = re.compile(rb"(?:\x99..|\x98.|\xc6.{1,2})[\x03-\x06]", re.DOTALL)
-_NOT_ALONE = re.compile(rb"\.(?:sig|asc|gpg|gz|xz|bz2|zst|br|lz4|sha\d*|sha\d+sums?|md5(?:sums?)?|pyc|mo|beam|png|checksum"
-                        rb"|digest|idx|pack)$")  # fmt: skip
+_NOT_ALONE = re.compile(rb"\.(?:sig|asc|gpg|gz|xz|bz2|zst|br|lz4|sha\d*|sha\d+sums?|md5(?:sums?)?|pyc|mo|beam|png"
+                        rb"|checksum|digest|idx|pack)$")  # fmt: skip
 
 
 def key_file(sample: Sample) -> Iterator[Hit]:
@@ -37,9 +37,8 @@ def key_file(sample: Sample) -> Iterator[Hit]:
         yield sample.hit("machine-id", "an identifier (or a secret) of 16 bytes and nothing else")
     elif sample.text and (said := _written(data)):
         yield sample.hit("key-file", said)
-    elif not sample.text or not _is_utf8(data):
-        if is_random(data):
-            yield sample.hit("key-file", f"{len(data)} bytes that look random: a raw key or secret")
+    elif (not sample.text or not _is_utf8(data)) and is_random(data):
+        yield sample.hit("key-file", f"{len(data)} bytes that look random: a raw key or secret")
 
 
 def _written(data: bytes) -> str:

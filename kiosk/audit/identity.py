@@ -20,20 +20,24 @@ _NETWORK_FILES = re.compile(
     rb"|/var/lib/NetworkManager/.+"
 )
 _HARDWARE = re.compile(
-    rb"(?i)(?:hwaddr|macaddr(?:ess)?|mac-address|hwaddress(?: ether)?|ATTRS?\{address\}|macaddress|lladdr|PermanentMACAddress"
-    rb"|mac_addr)\s{0,5}[=:]{0,2}\s{0,5}[\"']?(" + _MAC + rb")"
+    rb"(?i)(?:hwaddr|macaddr(?:ess)?|mac-address|hwaddress(?: ether)?|ATTRS?\{address\}|macaddress|lladdr"
+    rb"|PermanentMACAddress|mac_addr)\s{0,5}[=:]{0,2}\s{0,5}[\"']?(" + _MAC + rb")"
 )  # fmt: skip
 _STATIC = re.compile(
     rb"^[ \t]{0,20}(?:IPADDR\d{0,2}|IPV6ADDR|Address\d{0,2}|address\d{0,2}|addresses|GATEWAY\d?|Gateway|gateway|DNS\d?"
-    rb"|dns|dns-nameservers|static ip_address|fixed-address|NETADDR)[ \t]{0,5}(?:=|:|[ \t])[ \t\"'\[-]{0,10}(" + _ADDRESS + rb")",
+    rb"|dns|dns-nameservers|static ip_address|fixed-address|NETADDR)[ \t]{0,5}(?:=|:|[ \t])[ \t\"'\[-]{0,10}("
+    + _ADDRESS + rb")",
     re.M,
 )  # fmt: skip
 _NETPLAN = re.compile(rb"^[ \t]{0,20}- [\"']?(" + _ADDRESS + rb")/\d{1,3}[\"']?[ \t]*$", re.M)
 _UUID = re.compile(rb"^(?:uuid|UUID)[ \t]{0,5}=[ \t]{0,5}[\"']?[0-9a-f]{8}-[0-9a-f-]{27}", re.M)
-_LEASE = re.compile(rb"^(?:lease6? \{|  fixed-address |ADDRESS=[0-9.]+\nNETMASK=|# This is private data)", re.M)
+_LEASE = re.compile(
+    rb"^(?:lease6? \{|  fixed-address |ADDRESS=[0-9.]+\nNETMASK=|# This is private data)", re.M
+)
 _HOSTS = re.compile(rb"^[ \t]{0,10}(" + _ADDRESS + rb")[ \t]+([^#\n]{1,400})", re.M)
-_OWN_FSTYPES = (b"proc", b"sysfs", b"tmpfs", b"devpts", b"cgroup", b"cgroup2", b"securityfs", b"debugfs", b"none", b"cvmfs",
-                b"hugetlbfs", b"efivarfs", b"mqueue", b"overlay", b"tracefs", b"configfs", b"fusectl", b"ramfs")  # fmt: skip
+_OWN_FSTYPES = (b"proc", b"sysfs", b"tmpfs", b"devpts", b"cgroup", b"cgroup2", b"securityfs", b"debugfs", b"none",
+                b"cvmfs", b"hugetlbfs", b"efivarfs", b"mqueue", b"overlay", b"tracefs", b"configfs", b"fusectl",
+                b"ramfs")  # fmt: skip
 _OWN_SOURCES = re.compile(rb"(?i)/dev/mapper/root|/dev/root|LABEL=(?:root|esp|efi|verity|cloudimg-rootfs)"
                           rb"|PARTLABEL=(?:root|esp|verity)|none|tmpfs")  # fmt: skip
 _UNIT = re.compile(rb"^What[ \t]{0,5}=[ \t]{0,5}(\S{1,400})", re.M)
@@ -52,12 +56,16 @@ def identity(sample: Sample, own: Collection[str]) -> Iterator[Hit]:
         yield from _hosts(sample)
     elif path == b"/etc/fstab" or path == b"/etc/crypttab":
         yield from _table(sample, own)
-    elif path.startswith((b"/etc/systemd/system/", b"/usr/local/lib/systemd/")) and path.endswith((b".mount", b".swap")):
+    elif path.startswith((b"/etc/systemd/system/", b"/usr/local/lib/systemd/")) and path.endswith(
+        (b".mount", b".swap")
+    ):
         kind = _UNIT_TYPE.search(sample.data)
         m = _UNIT.search(sample.data)
         if m and _foreign(m[1], kind[1] if kind else b"", own):
             yield sample.hit("foreign-mount", f"mounts {_text(m[1])}", m.start())
-    elif path in (b"/etc/mdadm/mdadm.conf", b"/etc/mdadm.conf") and (m := re.search(rb"^ARRAY [^\n]*UUID=", sample.data, re.M)):
+    elif path in (b"/etc/mdadm/mdadm.conf", b"/etc/mdadm.conf") and (
+        m := re.search(rb"^ARRAY [^\n]*UUID=", sample.data, re.M)
+    ):
         yield sample.hit("storage-identity", "the disks of an array", m.start())
     elif _NETWORK_FILES.fullmatch(path):
         yield from _network(sample)
@@ -86,7 +94,9 @@ def _table(sample: Sample, own: Collection[str]) -> Iterator[Hit]:
     for line in sample.data.splitlines(keepends=True):
         words = line.partition(b"#")[0].split()
         if len(words) >= 2:
-            source, kind = (words[0], words[2]) if len(words) > 2 and sample.name == b"fstab" else (words[1], b"")
+            source, kind = (
+                (words[0], words[2]) if len(words) > 2 and sample.name == b"fstab" else (words[1], b"")
+            )
             if _foreign(source, kind, own):
                 yield sample.hit("foreign-mount", f"mounts {_text(source)}", at)
         at += len(line)
@@ -95,7 +105,9 @@ def _table(sample: Sample, own: Collection[str]) -> Iterator[Hit]:
 def _foreign(source: bytes, kind: bytes, own: Collection[str]) -> bool:
     if kind in _OWN_FSTYPES or _OWN_SOURCES.fullmatch(source):
         return False
-    uuid = source.rpartition(b"=" if b"=" in source else b"/")[2].strip(b'"').decode("ascii", "replace").lower()
+    uuid = (
+        source.rpartition(b"=" if b"=" in source else b"/")[2].strip(b'"').decode("ascii", "replace").lower()
+    )
     return kind == b"swap" or uuid not in own
 
 
@@ -111,11 +123,11 @@ def _network(sample: Sample) -> Iterator[Hit]:
                 yield sample.hit("network-identity", "a static address", m.start())
                 return
     if b"NetworkManager/system-connections" in sample.path or b"ifcfg-" in sample.name:
-        m = _UUID.search(data)
-        if m:
-            yield sample.hit("network-identity", "the identifier of a connection", m.start())
-    elif sample.path == b"/etc/sysconfig/network" and (m := re.search(rb"^HOSTNAME=[\"']?([^\s\"']+)", data, re.M)):
-        yield from _name(sample, m[1])
+        if uuid := _UUID.search(data):
+            yield sample.hit("network-identity", "the identifier of a connection", uuid.start())
+    elif sample.path == b"/etc/sysconfig/network":
+        for name in re.finditer(rb"^HOSTNAME=[\"']?([^\s\"']+)", data, re.M):
+            yield from _name(sample, name[1])
 
 
 def _commented(data: bytes, at: int) -> bool:

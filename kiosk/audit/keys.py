@@ -44,9 +44,7 @@ _TEXT_KEYS = (
 )
 _JWK = re.compile(rb"\"kty\"\s{0,20}:\s{0,20}\"(?:RSA|EC|OKP|oct)\"")
 _JWK_SECRET = re.compile(rb"\"[dk]\"\s{0,20}:\s{0,20}\"[A-Za-z0-9_-]{22,}\"")
-_DROPBEAR = re.compile(
-    rb"\0\0\0(?:\x07ssh-rsa|\x07ssh-dss|\x0bssh-ed25519|\x13ecdsa-sha2-nistp)", re.DOTALL
-)
+_DROPBEAR = re.compile(rb"\0\0\0(?:\x07ssh-rsa|\x07ssh-dss|\x0bssh-ed25519|\x13ecdsa-sha2-nistp)", re.DOTALL)
 _GNUPG = re.compile(
     rb"\(\d{1,2}:(?:protected-|shadowed-)?private-key|(?:^|\n)Key: \((?:protected-|shadowed-)?private-key"
 )
@@ -76,10 +74,14 @@ def private_keys(sample: Sample) -> Iterator[Hit]:
             if found >= MAX_KEYS:
                 return
     for needle, pattern, what in _TEXT_KEYS:
-        if needle in data and (m := pattern.search(data)):
-            yield sample.hit("private-key", what, m.start())
-    if b'"kty"' in data and (m := _JWK.search(data)) and _JWK_SECRET.search(data, max(0, m.start() - 8192)):
-        yield sample.hit("private-key", "a private JSON Web Key", m.start())
+        if needle in data and (text := pattern.search(data)):
+            yield sample.hit("private-key", what, text.start())
+    if (
+        b'"kty"' in data
+        and (jwk := _JWK.search(data))
+        and _JWK_SECRET.search(data, max(0, jwk.start() - 8192))
+    ):
+        yield sample.hit("private-key", "a private JSON Web Key", jwk.start())
 
 
 def key_files(sample: Sample) -> Iterator[Hit]:

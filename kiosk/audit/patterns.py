@@ -33,7 +33,9 @@ def form(
 def decoded(text: bytes) -> bytes:
     """base64 of either alphabet, padded or not; empty when it is none."""
     try:
-        return base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")) + b"=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(
+            text.translate(bytes.maketrans(b"-_", b"+/")) + b"=" * (-len(text) % 4), validate=True
+        )
     except (binascii.Error, ValueError):
         return b""
 
@@ -142,8 +144,10 @@ ALONE = re.compile(rb"(?:.*[-_.])?(?:password|passwd|passphrase|bind_?pw|secret|
 URL = re.compile(
     rb"\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://([^\s:/@'\"<>{}$%]{0,64}):([^\s/@'\"<>{}$*]{1,200})@[A-Za-z0-9\[]"
 )
-NETRC = re.compile(rb"^\s{0,20}machine\s{1,20}\S{1,200}\s{1,20}login\s{1,20}\S{1,200}\s{1,20}password\s{1,20}(\S{1,200})",
-                   re.M)  # fmt: skip
+NETRC = re.compile(
+    rb"^\s{0,20}machine\s{1,20}\S{1,200}\s{1,20}login\s{1,20}\S{1,200}\s{1,20}password\s{1,20}(\S{1,200})",
+    re.M,
+)
 PGPASS = re.compile(rb"^[^\s:#]{1,200}:(?:\d{1,5}|\*):[^\s:]{1,100}:[^\s:]{1,100}:(\S{1,200})$", re.M)
 PPP = re.compile(rb"^[ \t]{0,20}\S{1,100}[ \t]{1,20}\S{1,100}[ \t]{1,20}\"?([^\s\"#]{1,200})\"?", re.M)
 NO_SECRETS = re.compile(

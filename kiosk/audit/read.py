@@ -167,7 +167,7 @@ def unpack(data: bytes) -> tuple[str, bytes] | None:
     for magic, kind, make in _PACKED:
         if data.startswith(magic):
             try:
-                return kind, make().decompress(data, UNPACKED)  # type: ignore[operator]
+                return kind, make().decompress(data, UNPACKED)
             except (zlib.error, OSError, EOFError, ValueError, lzma.LZMAError):
                 return None
     if data.startswith(_ZSTD):

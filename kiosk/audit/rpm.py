@@ -19,9 +19,10 @@ DATABASES = tuple(
 )
 LARGEST = 1 << 30
 SECONDS = 120
-_PACKAGES = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SOURCERPM}\\n"
+_PACKAGES = "%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SOURCERPM}\\n"
 _FILES = (
-    "[%{=NAME}\\t%{=FILEDIGESTALGO}\\t%{FILEDIGESTS}\\t%{FILEMODES}\\t%{FILEFLAGS}\\t%{FILESTATES}\\t%{FILENAMES}\\n]"
+    "[%{=NAME}\\t%{=FILEDIGESTALGO}\\t%{FILEDIGESTS}\\t%{FILEMODES}\\t%{FILEFLAGS}\\t%{FILESTATES}"
+    "\\t%{FILENAMES}\\n]"
 )
 _DIGESTS = {"8": "sha256", "(none)": "md5", "1": "md5", "2": "sha1", "9": "sha384", "10": "sha512"}
 _CONFIGURATION, _GHOST = 1, 64
@@ -58,13 +59,14 @@ def _copy(tree: Tree, folder: Path) -> bool:
 
 def _ask(folder: Path, form: str) -> list[list[str]]:
     """One query about all packages, as rows of words."""
-    out = run(["rpm", "--dbpath", folder, "-qa", "--qf", form], timeout=SECONDS)
+    argv: list[str | Path] = ["rpm", "--dbpath", folder, "-qa", "--qf", form]
+    out = run(argv, timeout=SECONDS, env={"HOME": str(folder)})  # nobody's own macros
     return [line.split("\t") for line in out.splitlines()]
 
 
 def _package(row: list[str]) -> Package:
     name, version, architecture, source = (*row, "", "", "", "")[:4]
-    return Package(name, version, architecture, source.removesuffix(".src.rpm"))
+    return Package(name, version.removeprefix("0:"), architecture, source.removesuffix(".src.rpm"))
 
 
 def _file(tree: Tree, row: list[str]) -> tuple[bytes, Expected] | None:

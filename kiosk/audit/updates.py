@@ -52,7 +52,9 @@ class ArchiveUpdates:
     def missing(self, os: str, release: str, packages: tuple[Package, ...]) -> tuple[Update, ...]:
         """The updates that are offered and not installed, by package."""
         if os != "debian" or not _RELEASE.fullmatch(release):
-            raise UpdatesUnknownError(f"there is no way to ask for updates of {os or 'this system'} {release}")
+            raise UpdatesUnknownError(
+                f"there is no way to ask for updates of {os or 'this system'} {release}"
+            )
         if not packages:
             raise UpdatesUnknownError("the image's packages are not known")
         offer = self._kept(release) or self._fetched(release)
@@ -73,7 +75,9 @@ class ArchiveUpdates:
             try:
                 offer = fetch(folder, self.uri(release), release, self.keyring(), self.now())
             except (CommandError, MissingToolError) as e:
-                last = (e.output.strip().splitlines() or [e.what])[-1] if isinstance(e, CommandError) else e.what
+                last = (
+                    (e.output.strip().splitlines() or [e.what])[-1] if isinstance(e, CommandError) else e.what
+                )
                 raise UpdatesUnknownError(f"the security archive can't be asked: {last[:300]}") from None
         files.write(self._file(release), offer.to_json())
         return offer
@@ -89,7 +93,7 @@ def fetch(folder: Path, uri: str, release: str, keyring: Path, date: datetime) -
         f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main contrib non-free\n", encoding="utf-8"
     )
     (folder / "apt.conf").write_text(_configuration(folder), encoding="utf-8")
-    apt = ["apt-get", "-q", "-c", folder / "apt.conf"]
+    apt: list[str | Path] = ["apt-get", "-q", "-c", folder / "apt.conf"]
     run([*apt, "update"], timeout=SECONDS)
     listed = run([*apt, "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"], timeout=SECONDS)
     indexes = [Path(line) for line in listed.splitlines() if line]

@@ -16,7 +16,14 @@ _CODE = re.compile(
     rb"\.(?:py|pyi|pl|pm|rb|js|ts|c|h|cc|hh|cpp|java|go|rs|php|lua|tcl|el|html?|css|md|rst|[1-9]|tex|po|pot|mo|svg"
     rb"|list|md5sums|sha256sums|symbols|shlibs|templates|triggers|postinst|postrm|preinst|prerm|config|diff|patch)$"
 )
-_LISTS = (b"/etc/nsswitch.conf", b"/etc/services", b"/etc/mime.types", b"/var/lib/dpkg/", b"/var/lib/rpm/", b"/etc/pam.d/")
+_LISTS = (
+    b"/etc/nsswitch.conf",
+    b"/etc/services",
+    b"/etc/mime.types",
+    b"/var/lib/dpkg/",
+    b"/var/lib/rpm/",
+    b"/etc/pam.d/",
+)
 _REFERENCE = re.compile(rb"[$`(\[<{%@/&]|\\|!\w+ |file:|env:|vault:|ENC\[")
 _PRIVATE_URL = re.compile(rb"^(?:user(?:name)?|login|name|foo|bar|me)$", re.I)
 
@@ -61,18 +68,21 @@ def passwords(sample: Sample) -> Iterator[Hit]:
             if _secret(m[2]) and not _PRIVATE_URL.match(m[1]):
                 yield sample.hit("password", "a URL with a password", m.start())
                 break
-    if b"machine" in data and (m := patterns.NETRC.search(data)):
-        yield sample.hit("password", "a password for a server (netrc)", m.start())
-    if sample.name in (b".pgpass", b"pgpass") and (m := patterns.PGPASS.search(data)):
-        yield sample.hit("password", "a password for a database (pgpass)", m.start())
+    if b"machine" in data and (netrc := patterns.NETRC.search(data)):
+        yield sample.hit("password", "a password for a server (netrc)", netrc.start())
+    if sample.name in (b".pgpass", b"pgpass") and (line := patterns.PGPASS.search(data)):
+        yield sample.hit("password", "a password for a database (pgpass)", line.start())
     if sample.name in (b"chap-secrets", b"pap-secrets", b"srp-secrets"):
         for m in patterns.PPP.finditer(data):
             if not m[0].lstrip().startswith(b"#") and _secret(m[1]):
                 yield sample.hit("password", "a password for a connection (PPP)", m.start())
                 break
-    if _CONFIGURATION.match(sample.path) and not _CODE.search(sample.path) and not sample.path.startswith(_LISTS):
-        if not sample.pristine:
-            yield from _assigned(sample)
+    if not sample.pristine and _is_configuration(sample.path):
+        yield from _assigned(sample)
+
+
+def _is_configuration(path: bytes) -> bool:
+    return bool(_CONFIGURATION.match(path)) and not _CODE.search(path) and not path.startswith(_LISTS)
 
 
 def _assigned(sample: Sample) -> Iterator[Hit]:
