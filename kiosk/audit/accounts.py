@@ -63,12 +63,18 @@ def _passwd(sample: Sample, known: Collection[str]) -> Iterator[Hit]:
         name, password, uid = _text(m[1]), m[2], int(m[3])
         if uid == 0 and name != "root":
             yield sample.hit("second-root", f"{name} has the uid 0", m.start(), name)
-        elif uid >= FIRST_PERSON and uid not in NOBODY and name not in known:
+        elif _is_person(uid, m[5]) and name not in known:
             yield sample.hit("account", f"the account {name} (uid {uid})", m.start(), name)
         if not password:
             yield sample.hit("empty-password", f"{name} has no password", m.start(), name)
         elif _DES.fullmatch(password):
             yield sample.hit("password-hash", f"the password of {name}, hashed (DES)", m.start(), name)
+
+
+def _is_person(uid: int, shell: bytes) -> bool:
+    """Whether an account may be a person's. Debian gives packages ids from 60000 on as well."""
+    of_package = 60000 <= uid < 65000 and shell.endswith((b"/nologin", b"/false"))
+    return uid >= FIRST_PERSON and uid not in NOBODY and not of_package
 
 
 def _hidden(sample: Sample, rows: re.Pattern[bytes], what: str) -> Iterator[Hit]:

@@ -30,9 +30,9 @@ from kiosk.audit.model import (
 )
 from kiosk.audit.modes import modes
 from kiosk.audit.owners import Expected, Owners, owners
-from kiosk.audit.places import state
+from kiosk.audit.places import held, state
 from kiosk.audit.read import Looked, Reader
-from kiosk.audit.sample import Sample
+from kiosk.audit.sample import WHOLE, Sample
 from kiosk.audit.tree import Tree
 from kiosk.disk.volume import Node, Volume
 
@@ -90,17 +90,23 @@ def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _See
     for node in tree.nodes.values():
         if stat.S_ISREG(node.mode):
             names.setdefault(node.inode, []).append(node)
-    for same in names.values():
+    expectations = {i: [owned.files.get(n.path) for n in same] for i, same in names.items()}
+    packaged_first = sorted(names, key=lambda i: not any(e and e.digest for e in expectations[i]))
+    for inode in packaged_first:
+        same, expected = names[inode], expectations[inode]
         node = same[0]
         before = reader.bytes
-        expected = [owned.files.get(n.path) for n in same]
-        whole, found, public = None, {}, False
+        whole: bytes | None = None
+        found: dict[str, str] = {}
+        public = False
         known = next((e for e in expected if e is not None and e.digest), None)
         if known is not None:
             algorithm = known.digest.partition(":")[0]
             digest, looked = reader.digest(node, algorithm)
             found, whole = looked.digests, looked.whole
             public = _compare(same, expected, digest, looked, seen)
+        elif node.path.endswith(b".pyc") and len(same) == 1:
+            public = _is_compiled(node, tree, seen.pristine)
         if node.size and not public:
             looked = reader.look(node, whole=whole, pristine=node.path in seen.pristine)
             found |= looked.digests
@@ -110,6 +116,17 @@ def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _See
                 seen.digests[n.path] = f"sha256:{found['sha256']}"
         progress(reader.bytes - before)
     return seen
+
+
+def _is_compiled(node: Node, tree: Tree, pristine: set[bytes]) -> bool:
+    """Whether a file is Python's compiled form of a module beside it that is public (PEP 552: the module's size)."""
+    folder, _, name = node.path.rpartition(b"/")
+    module = folder.removesuffix(b"__pycache__") + name.partition(b".")[0] + b".py"
+    source = tree.nodes.get(module)
+    if source is None or module not in pristine or not module.startswith(_PUBLIC) or node.size > WHOLE:
+        return False
+    head = next(iter(tree.volume.read(node)), b"")[:16]
+    return len(head) == 16 and int.from_bytes(head[12:16], "little") == source.size
 
 
 def _compare(
@@ -142,6 +159,7 @@ def _for(node: Node, hits: list[Hit]) -> Iterator[Hit]:
 
 def _by_name(sample: Sample, facts: Facts) -> Iterator[Hit]:
     yield from accounts(sample, facts.accounts)
+    yield from held(sample)
     yield from identity(sample, facts.partitions)
 
 
@@ -190,7 +208,9 @@ def _report(
     date: datetime,
 ) -> Report:
     order = {name: i for i, name in enumerate(CHECKS)}
-    once = sorted(set(hits), key=lambda h: (order[h.check], h.path, h.line or 0, h.item or "", h.message))
+    found: dict[tuple[object, ...], Hit] = {}
+    for h in sorted(hits, key=lambda h: (order[h.check], h.path, h.line or 0, h.item or "", h.message)):
+        found.setdefault((h.check, h.path, h.line, h.item), h)
     findings = [
         Finding(
             check=h.check,
@@ -200,7 +220,7 @@ def _report(
             message=h.message,
             digest=digests.get(h.path),
         )
-        for h in once
+        for h in found.values()
     ]
     left, accepted, stale = apply(findings, facts.exceptions)
     return Report(

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from kiosk.audit.model import Hit
+from kiosk.audit.sample import Sample
 from kiosk.config import read_toml
 from kiosk.disk.volume import Node
 from kiosk.model.base import Document
@@ -20,12 +21,14 @@ from kiosk.model.manifest import GuestPath
 
 
 class Place(Document):
-    """Paths of one program's state. `links` when symbolic links count as well."""
+    """Paths of one program's state. `links` when symbolic links count as well, `when` what must stand in the file
+    (an expression; a line of its own with `^`)."""
 
     check: str
     what: str
     paths: tuple[GuestPath, ...]
     links: bool = False
+    when: str | None = None
 
 
 class Table(Document):
@@ -42,28 +45,43 @@ def places() -> tuple[Place, ...]:
 
 def state(nodes: Iterable[Node], pristine: Collection[bytes]) -> Iterator[Hit]:
     """The places at which something lies. `pristine` are the files that are what their package brought."""
-    by_path, by_name = _compiled()
     for node in nodes:
-        m = by_name.fullmatch(node.path.rpartition(b"/")[2]) or by_path.fullmatch(node.path)
-        if m is None or m.lastindex is None:
+        found = _place(node.path, with_content=False)
+        if found is None:
             continue
-        found = places()[m.lastindex - 1]
         is_file = stat.S_ISREG(node.mode) and node.size > 0 and node.path not in pristine
         if is_file or (found.links and stat.S_ISLNK(node.mode)):
             yield Hit(found.check, node.path, found.what)
 
 
+def held(sample: Sample) -> Iterator[Hit]:
+    """The same for places at which a file counts only when something stands in it."""
+    found = _place(sample.path, with_content=True)
+    if found is not None and found.when is not None and not sample.pristine:
+        m = re.search(found.when.encode(), sample.data, re.M)
+        if m is not None:
+            yield sample.hit(found.check, found.what, m.start())
+
+
+def _place(path: bytes, *, with_content: bool) -> Place | None:
+    by_path, by_name = _compiled(with_content)
+    m = by_name.fullmatch(path.rpartition(b"/")[2]) or by_path.fullmatch(path)
+    return places()[m.lastindex - 1] if m is not None and m.lastindex is not None else None
+
+
 @cache
-def _compiled() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+def _compiled(with_content: bool) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
     """One expression for paths and one for names in any folder, which is most of the work; in both the number of
     the group is that of the place."""
     paths, names = [], []
     for found in places():
-        anywhere = [p[4:] for p in found.paths if p.startswith("/**/") and "/" not in p[4:]]
-        fixed = [p for p in found.paths if p[4:] not in anywhere or not p.startswith("/**/")]
+        counts = with_content == (found.when is not None)
+        anywhere = [p for p in found.paths if p.startswith("/**/") and "/" not in p[4:]] if counts else []
+        fixed = [p for p in found.paths if p not in anywhere] if counts else []
         paths.append(_either(fixed))
-        names.append(_either(anywhere))
-    return tuple(re.compile("|".join(each).encode(), re.DOTALL) for each in (paths, names))  # type: ignore[return-value]
+        names.append(_either([p[4:] for p in anywhere]))
+    by_path, by_name = (re.compile("|".join(each).encode(), re.DOTALL) for each in (paths, names))
+    return by_path, by_name
 
 
 def _either(patterns: Sequence[str]) -> str:
