@@ -26,6 +26,7 @@ PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
+    "losetup": "mount",
     "e2fsck": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",

@@ -35,8 +35,11 @@ class Descent:
     def folder(self, path: bytes) -> int:
         """The descriptor of the folder at the absolute `path`, good until the next call.
 
-        Raises OSError where a name on the way is missing or is no folder, CorruptError below MAX_DEPTH folders.
+        Raises OSError where a name on the way is missing or is no folder, CorruptError below MAX_DEPTH folders
+        and for names like `..`.
         """
+        if not possible(path):
+            raise CorruptError("a name that can't be", where=shown(path))
         names = [name for name in path.split(b"/") if name]
         if len(names) > MAX_DEPTH:
             raise CorruptError(f"folders stand in each other more than {MAX_DEPTH} deep", where=shown(path))
@@ -61,6 +64,11 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     """The folder a path is in and its name there: /a, b for /a/b and an empty folder and name for the root."""
     folder, _, name = path.rpartition(b"/")
     return folder, name
+
+
+def possible(path: bytes) -> bool:
+    """Whether a path leads down from the root (which may be empty as well) and nowhere else."""
+    return path[:1] in (b"/", b"") and b"\0" not in path and not {b".", b".."} & set(path.split(b"/"))
 
 
 def beside(folder: int, name: bytes) -> bytes:

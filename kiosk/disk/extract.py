@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiosk.disk.descent import Descent, beside, shown, split
+from kiosk.disk.descent import Descent, beside, possible, shown, split
 from kiosk.disk.volume import Node, SparseVolume, Volume
 from kiosk.errors import CorruptError, StorageError, UsageError
 
@@ -77,6 +77,8 @@ class _Writer:
             if node.path != b"/" and skip(node.path):
                 skipped = node.path + b"/"
                 continue
+            if not possible(node.path):
+                raise CorruptError("the volume holds a name that can't be", where=shown(node.path))
             self._finish(above=node.path)
             with _errors(node.path, self._target):
                 self._write(node)
@@ -159,7 +161,7 @@ def _dress(node: Node, folder: int, name: bytes) -> None:
     follow = not name
     os.chown(here, node.uid, node.gid, follow_symlinks=follow)
     if not stat.S_ISLNK(node.mode):
-        os.chmod(here, stat.S_IMODE(node.mode))
+        Path(os.fsdecode(here)).chmod(stat.S_IMODE(node.mode))
     for key, value in node.xattrs.items():
         os.setxattr(here, key, value, follow_symlinks=follow)
     os.utime(here, (node.mtime, node.mtime), follow_symlinks=follow)

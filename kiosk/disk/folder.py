@@ -17,13 +17,19 @@ from kiosk.disk.volume import PIECE, Node, filled
 from kiosk.errors import StorageError
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TWICE = {"trusted.SGI_ACL_FILE", "trusted.SGI_ACL_DEFAULT"}
+"""What XFS shows of access control lists besides their real names."""
 
 
 class FolderVolume:
-    """The tree at `root`, which must not change while it is read. What the kernel refuses is a StorageError."""
+    """The tree at `root`, which must not change while it is read; `where` names it in errors.
 
-    def __init__(self, root: Path) -> None:
+    What the kernel refuses is a StorageError.
+    """
+
+    def __init__(self, root: Path, *, where: str | None = None) -> None:
         self._root = root
+        self._name = str(root) if where is None else f"{where}: "
         self._devices: dict[int, int] = {}
         with self._errors(b"/"):
             found = root.stat()
@@ -47,6 +53,21 @@ class FolderVolume:
                     below = path.rstrip(b"/")
                     children = _children(descent.folder(path))
                     waiting.extend((below, child, of) for child, of in children)
+
+    def find(self, path: bytes) -> Node | None:
+        """What an absolute path names, if anything; links on the way are not followed."""
+        folder, name = split(path if path != b"/" else b"")
+        with self._errors(path), Descent(self._root) as descent:
+            try:
+                parent = descent.folder(folder)
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False) if name else os.fstat(parent)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as e:
+                if e.errno == errno.ELOOP:
+                    return None
+                raise
+            return self._node(parent, path, name, found)
 
     def read(self, node: Node) -> Iterator[bytes]:
         return filled(self.data(node), node.size)
@@ -85,7 +106,7 @@ class FolderVolume:
         return found.st_ino + (self._devices.setdefault(found.st_dev, len(self._devices)) << 64)
 
     def _where(self, path: bytes) -> str:
-        return str(self._root) + shown(path).rstrip("/")
+        return self._name + shown(path).rstrip("/")
 
     @contextlib.contextmanager
     def _errors(self, path: bytes) -> Iterator[None]:
@@ -113,7 +134,8 @@ def _xattrs(path: bytes) -> dict[str, bytes]:
         if e.errno == errno.ENOTSUP:
             return {}
         raise
-    return {name: os.getxattr(path, name, follow_symlinks=False) for name in sorted(names)}
+    wanted = sorted(set(names) - _TWICE)
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in wanted}
 
 
 def _data(fd: int, size: int) -> Iterator[tuple[int, bytes]]:

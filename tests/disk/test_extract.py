@@ -18,7 +18,7 @@ from kiosk.disk.extract import extract
 from kiosk.disk.folder import FolderVolume
 from kiosk.disk.volume import Node
 from kiosk.errors import CorruptError, StorageError, UsageError
-from tests.disk.trees import listing, mkfs, mounted, plant, plant_socket
+from tests.disk.trees import mkfs, mounted, plant, plant_socket
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def test_an_image_becomes_the_tree_it_was_made_of(tree: Path, tmp_path: Path, bl
     assert (tmp_path / "out/usr/lib/sparse").stat().st_blocks * 512 < 1 << 20
 
 
-def test_what_a_kernel_wrote_comes_out_the_same_from_data_and_from_the_mount(
-    tree: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("names", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_what_a_kernel_wrote_comes_out_as_it_was(tree: Path, tmp_path: Path, names: int) -> None:
+    """With a folder of thousands of names, and hard links of all kinds of files."""
     image = tmp_path / "fs"
     subprocess.run(["mkfs.ext4", "-q", image, "128M"], check=True)
     with mounted(image, tmp_path / "mnt") as mount:
@@ -52,18 +52,13 @@ def test_what_a_kernel_wrote_comes_out_the_same_from_data_and_from_the_mount(
         os.link(mount / "etc/link5", mount / "etc/second-link", follow_symlinks=False)
         os.link(mount / "dev/large", mount / "dev/second")
         (mount / "large").mkdir()
-        for i in range(10_000):
-            (mount / f"large/{i}-{'n' * (i % 200)}").touch()
-        extract(FolderVolume(mount), tmp_path / "mounted", skip=lost)
+        for i in range(names):
+            (mount / f"large/{i}-{'n' * (i % 200)}").symlink_to("x")
         (mount / "lost+found").rmdir()
-        os.utime(mount, (5, 5))
-        os.utime(tmp_path / "mounted", (5, 5))
         expected = tree_digest(mount)
-    assert tree_digest(tmp_path / "mounted") == expected
     with image.open("rb") as f:
         extract(Ext4Volume(f.fileno()), tmp_path / "data")
     assert tree_digest(tmp_path / "data") == expected
-    assert listing(FolderVolume(tmp_path / "data")) == listing(FolderVolume(tmp_path / "mounted"))
 
 
 def test_sockets_are_left_out_and_what_is_skipped_with_all_below_it(tree: Path, tmp_path: Path) -> None:
@@ -117,7 +112,7 @@ def file(path: bytes, inode: int = 60, links: int = 1) -> Node:
     return Node(path, stat.S_IFREG | 0o644, 0, 0, 4, 0, inode, links)
 
 
-@pytest.mark.parametrize("through", ["relative", "absolute", "a name twice", "a hard link"])
+@pytest.mark.parametrize("through", ["relative", "absolute", "a name twice", "a hard link", "dots"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, through: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -127,6 +122,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, through: str) -> None
         "relative": [link(b"/etc", b"../outside"), file(b"/etc/passwd")],
         "absolute": [link(b"/etc", there), file(b"/etc/new")],
         "a name twice": [link(b"/passwd", there + b"/passwd"), file(b"/passwd")],
+        "dots": [file(b"/../outside/new")],
         "a hard link": [link(b"/etc", there), file(b"/etc/passwd", 7, 2), file(b"/b", 7, 2)],
     }[through]
     with pytest.raises((StorageError, CorruptError)):

@@ -60,7 +60,7 @@ def plant(root: Path, *, many: int = 300) -> Path:
     os.chown(root / "usr/lib/short", 0xFFFE, 3_000_000_000)
     os.mkfifo(root / "run/fifo", 0o640)
     os.mknod(root / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(root / "dev/large", stat.S_IFBLK | 0o600, os.makedev(259, 700_000))
+    os.mknod(root / "dev/large", stat.S_IFBLK | 0o600, os.makedev(259, 200_000))
     for i in range(many):
         (root / f"many/{chance.randrange(1 << 64):016x}{'x' * (i % 40)}").write_bytes(b"%d" % i)
     for folder, names, others in os.walk(root, topdown=False):

@@ -54,18 +54,24 @@ class Layout:
         raw = self._bytes(SUPERBLOCK, SUPERBLOCK)
         if len(raw) < SUPERBLOCK or raw[56:58] != _MAGIC.to_bytes(2, "little"):
             raise self.damage("there is no ext4 file system here")
-        self.inodes, low, _, _, _, self.first_block, log_block, _, self._per_group = struct.unpack_from(
-            "<9I", raw
+        self.inodes: int
+        self.first_block: int
+        self._per_group: int
+        log_block: int
+        self.inodes, low, self.first_block, log_block, self._per_group = struct.unpack_from(
+            "<II12xII4xI", raw
         )
-        (self.inodes_per_group,) = struct.unpack_from("<I", raw, 40)
+        self.inodes_per_group: int = struct.unpack_from("<I", raw, 40)[0]
         revision, compat, self._incompat, self._ro_compat = (
             struct.unpack_from("<I", raw, at)[0] for at in (76, 92, 96, 100)
         )
         if revision == 0:
             compat = self._incompat = self._ro_compat = 0
         wide = bool(self._incompat & _64BIT)
-        self._sparse2 = struct.unpack_from("<2I", raw, 588) if compat & _SPARSE_SUPER2 else None
-        self._first_meta = struct.unpack_from("<I", raw, 260)[0]
+        self._sparse2: tuple[int, ...] | None = (
+            struct.unpack_from("<2I", raw, 588) if compat & _SPARSE_SUPER2 else None
+        )
+        self._first_meta: int = struct.unpack_from("<I", raw, 260)[0]
         self.blocks: int = low | (struct.unpack_from("<I", raw, 336)[0] << 32 if wide else 0)
         self.inode_size: int = struct.unpack_from("<H", raw, 88)[0] if revision else 128
         self._descriptor: int = struct.unpack_from("<H", raw, 254)[0] if wide else 32
@@ -73,10 +79,10 @@ class Layout:
         self.label = raw[120:136].split(b"\0")[0].decode(errors="backslashreplace")
         if log_block > 2:
             raise self.damage("its blocks are not of 1024, 2048, or 4096 bytes, which kiosk can't read")
-        self.block = 1024 << log_block
+        self.block: int = 1024 << log_block
         self._refuse_unknown()
         self._refuse_nonsense()
-        self.groups = -(-(self.blocks - self.first_block) // self._per_group)
+        self.groups: int = -(-(self.blocks - self.first_block) // self._per_group)
         if self.groups * self.inodes_per_group > MAX_INODES + 8 * self.block:
             raise self.damage("its superblock is damaged")
 
@@ -153,7 +159,7 @@ class Layout:
         """Where the descriptors of one block's worth of groups stand."""
         if number == 0 or not self._incompat & _META_BG or number < self._first_meta:
             return SUPERBLOCK // self.block + 1 + number
-        group = number * per_block
+        group: int = number * per_block
         return self.first_block + group * self._per_group + self._has_superblock(group)
 
     def _has_superblock(self, group: int) -> bool:

@@ -84,6 +84,18 @@ class Ext4Volume:
                 below = path if path.endswith(b"/") else path + b"/"
                 waiting.extend((below + name, child, depth + 1) for name, child in children)
 
+    def find(self, path: bytes) -> Node | None:
+        """What an absolute path names, if anything; links on the way are not followed."""
+        with _naming(path, self._where):
+            inode = self._inodes.get(ROOT)
+            for name in path.split(b"/"):
+                if name:
+                    number = dict(self._children(inode)).get(name) if stat.S_ISDIR(inode.mode) else None
+                    if number is None:
+                        return None
+                    inode = self._inodes.get(number)
+            return self._node(path, inode)
+
     def read(self, node: Node) -> Iterator[bytes]:
         return filled(self.data(node), node.size)
 
