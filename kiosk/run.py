@@ -39,6 +39,7 @@ PACKAGES = {
     "unsquashfs": "squashfs-tools",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "rpm": "rpm",
     "squid": "squid",
     "tar": "tar",
 }

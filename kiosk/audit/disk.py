@@ -3,7 +3,6 @@ stands beside it. Partitions that nobody could look into are findings."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,78 +10,71 @@ from pathlib import Path
 from kiosk import clock
 from kiosk.audit.audit import Progress, audit
 from kiosk.audit.model import Facts, Hit, Report
+from kiosk.disk import fstab
+from kiosk.disk.content import EXT
+from kiosk.disk.disk import Disk, Part, probe, root_volume
 from kiosk.disk.ext4 import Ext4Volume
-from kiosk.disk.partitions import Area, Partition, table
 from kiosk.disk.volume import Volume
-from kiosk.errors import CorruptError, MissingToolError, NotFoundError
+from kiosk.errors import MissingToolError, NotFoundError
 from kiosk.run import CommandError, run
 
 _BOOT_FILES = re.compile(
-    r"::/(?:EFI/(?:[^/]+/)*(?:[^/]+\.(?:efi|csv|mui|ttf|pf2|mod)|grub\.cfg|BOOTX64\.CSV)|loader/(?:entries/[^/]+\.conf"
+    r"::/(?:EFI/(?:[^/]+/)*(?:[^/]+\.(?:efi|csv|mui|ttf|pf2|mod)|grub\.cfg)|loader/(?:entries/[^/]+\.conf"
     r"|loader\.conf|entries\.srel)|[^/]+\.efi|startup\.nsh)",
-    re.I,
+    re.IGNORECASE,
 )
 """What belongs on an EFI system partition."""
+_SILENT = ("empty", "verity")
 _SECONDS = 60
 
 
 def audit_disk(
     path: Path, facts: Facts, *, progress: Progress = lambda n: None, now: clock.Clock = clock.now
 ) -> Report:
-    """Audits the disk image in the file `path`. Raises NotFoundError, and CorruptError when there is no file system
-    in it that can be read."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFoundError("there is no such disk image", where=str(path)) from None
-    try:
-        size = os.lseek(fd, 0, os.SEEK_END)
-        volume, beside = _open(fd, size, path)
+    """Audits the raw disk image in the file `path`. Raises NotFoundError when there is none, UsageError when it is of
+    another format or encrypted, CorruptError when it is damaged."""
+    if not path.exists():
+        raise NotFoundError("there is no such disk image", where=str(path))
+    disk = probe(path)
+    with root_volume(path) as volume:
+        table = b"" if isinstance(volume, Ext4Volume) else _fstab(volume)
+        beside = [
+            hit for part in disk.parts if not _is_in(part, volume, table) for hit in _beside(disk, part)
+        ]
         return audit(volume, facts, beside=beside, progress=progress, now=now)
-    finally:
-        os.close(fd)
 
 
-def _open(fd: int, size: int, path: Path) -> tuple[Volume, list[Hit]]:
-    """The root's volume: the first file system that has an /etc; and what was seen beside it."""
-    found = table(fd, size)
-    partitions = found.partitions or (Partition(0, Area(0, size)),)
-    root: Volume | None = None
-    beside: list[Hit] = []
-    fault: CorruptError | None = None
-    for one in partitions:
-        if root is None:
-            try:
-                root = Ext4Volume(fd, one.area.offset, where=str(path))
-                continue
-            except CorruptError as e:
-                fault = e
-        beside += _beside(fd, path, one)
-    if root is None:
-        assert fault is not None
-        raise fault
-    return root, beside
+def _is_in(part: Part, volume: Volume, table: bytes) -> bool:
+    """Whether a part is in the tree that is looked at: it is the root, or the root's fstab names it."""
+    if part.kind not in EXT:
+        return False
+    if isinstance(volume, Ext4Volume):
+        return volume.uuid == part.content.uuid
+    names = {part.content.uuid, part.content.label, part.partition, part.name} - {""}
+    device = re.search(rb"^/dev/[a-z0-9]*[a-z]%d\s" % part.number, table, re.MULTILINE)
+    return device is not None or any(name.lower().encode() in table.lower() for name in names)
 
 
-def _beside(fd: int, path: Path, one: Partition) -> Iterator[Hit]:
-    """What a partition other than the root's holds, as far as it can be told."""
-    where = f"/dev/{one.name or one.number}".encode()
-    head = os.pread(fd, min(one.area.size, 8192), one.area.offset)
-    if head.startswith(b"verity\0\0") or not any(head):
+def _fstab(volume: Volume) -> bytes:
+    node = next((n for n in volume.nodes() if n.path == b"/etc/fstab"), None)
+    return b"".join(volume.read(node)) if node is not None and node.size < fstab.MAX_SIZE else b""
+
+
+def _beside(disk: Disk, part: Part) -> Iterator[Hit]:
+    """What a part that is not in the tree holds, as far as it can be told."""
+    where = f"/dev/{part.name or part.number}".encode()
+    if part.kind in _SILENT:
         return
-    if head[510:512] == b"\x55\xaa" and (b"FAT" in head[54:62] or b"FAT" in head[82:90]):
-        yield from _efi(path, one.area, where)
+    if part.kind == "vfat":
+        yield from _efi(disk.path, part, where)
         return
-    kinds = ((4086, b"SWAPSPACE2", "swap space"), (0, b"LUKS\xba\xbe", "an encrypted container"), (0, b"XFSB", "XFS"),
-             (536, b"LVM2 001", "an LVM volume"), (1080, b"\x53\xef", "another ext file system"))  # fmt: skip
-    kind = next((k for at, magic, k in kinds if head[at : at + len(magic)] == magic), "something unknown")
-    yield Hit("unexamined", where, f"partition {one.number} holds {kind}")
+    yield Hit("unexamined", where, f"partition {part.number} holds {part.kind}, and nobody looked into it")
 
 
-def _efi(path: Path, area: Area, where: bytes) -> Iterator[Hit]:
+def _efi(path: Path, part: Part, where: bytes) -> Iterator[Hit]:
     """The names on an EFI system partition; only what boots belongs there."""
     try:
-        listed = run(["mdir", "-/", "-b", "-i", f"{path}@@{area.offset}", "::"], timeout=_SECONDS)
+        listed = run(["mdir", "-/", "-b", "-i", f"{path}@@{part.offset}", "::"], timeout=_SECONDS)
     except (CommandError, MissingToolError) as e:
         yield Hit("unexamined", where, f"the EFI system partition can't be listed: {e.what}")
         return

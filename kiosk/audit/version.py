@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +49,12 @@ def audit_version(
 @dataclass(frozen=True)
 class Gate:
     """What `publish` asks before anything is signed: raises PolicyError while findings are left, else gives the report
-    as a file of the version. `without` is a reason for which nothing is looked at, which the report then says."""
+    as a file of the version. `without` is a reason for which nothing is looked at, which the report then says;
+    `looking` shows the progress over a disk's bytes."""
 
     updates: Updates | None
     without: str | None = None
-    progress: Callable[[Path], Callable[[int], object]] = lambda path: lambda n: None
+    looking: Callable[[Path], AbstractContextManager[Progress]] = lambda path: nullcontext(lambda n: None)
     now: clock.Clock = clock.now
 
     def __call__(self, manifest: Manifest, folder: Path) -> Mapping[str, bytes]:
@@ -63,8 +65,8 @@ class Gate:
             report = Report(image=str(manifest.ref), disk=disk, date=self.now(), audited=False,
                             reason=self.without, passed=False)  # fmt: skip
             return {FILE: report.to_json()}
-        progress = self.progress(folder / manifest.artifacts["disk"].file)
-        report = audit_version(manifest, folder, self.updates, progress=progress, now=self.now)
+        with self.looking(folder / manifest.artifacts["disk"].file) as progress:
+            report = audit_version(manifest, folder, self.updates, progress=progress, now=self.now)
         if not report.passed:
             raise refusal(report)
         return {FILE: report.to_json()}

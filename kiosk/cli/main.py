@@ -10,11 +10,26 @@ from typing import Annotated
 import typer
 
 from kiosk import config
-from kiosk.cli import build, common, demo, diff, fetch, host, key, layer, mirror, publish, serve, store, vm
+from kiosk.cli import (
+    audit,
+    build,
+    common,
+    demo,
+    diff,
+    fetch,
+    host,
+    key,
+    layer,
+    mirror,
+    publish,
+    serve,
+    store,
+    vm,
+)
 from kiosk.errors import Interrupted, UsageError
 
 app = common.app("Build, sign, distribute and contextualize virtual worker nodes for batch farms.")
-for group in (build, key, publish, diff, fetch, layer, store, serve, mirror, host, vm, demo):
+for group in (build, audit, key, publish, diff, fetch, layer, store, serve, mirror, host, vm, demo):
     group.register(app)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kiosk import files
+from kiosk.cli.audit import NoUpdates, gate, published_report, verdict
 from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size, table
 from kiosk.cli.key import PassphraseFile
 from kiosk.config import Settings
@@ -44,11 +45,19 @@ def publish_image(
             min=0, max=16, help="Versions before it to make differences to (default: the settings', 1)."
         ),
     ] = None,
+    no_updates: NoUpdates = False,
+    without_audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON", help="Publish without an audit, for this reason, which is published too."
+        ),
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Signs a built image and puts it into the repository. `kiosk publish debian-12-minimal`
+    """Audits and signs a built image and puts it into the repository. `kiosk publish debian-12-minimal`
 
+    The finished disk is audited first (`kiosk audit` alone shows all that it finds), and the report is published.
     Interrupted at any point it can be run again; readers see the old or the new state. A difference is a shorter
     way for hypervisors that hold that version; it takes about `difference_seconds` (settings; 2.5) of work.
     """
@@ -59,7 +68,8 @@ def publish_image(
     if differences is not None:
         s = s.model_copy(update={"differences": differences})
     folder = built_folder(s, ImageRef.parse(image))
-    done = publish(s, folder, passphrase_source(passphrase_file), dry_run=dry_run)
+    checks = [gate(s, no_updates=no_updates, without=without_audit)]
+    done = publish(s, folder, passphrase_source(passphrase_file), checks=checks, dry_run=dry_run)
     show_published(done, json=json, dry_run=dry_run)
 
 
@@ -194,6 +204,7 @@ def show(
         "threshold": role.threshold,
         "expires": {n: r.expires.isoformat() for n, r in roles.items() if n in (*TOP, role.name)},
         "packages": package_count(settings(ctx), manifest),
+        "audit": published_report(settings(ctx), manifest),
         "manifest": manifest,
     }
     if json:
@@ -212,6 +223,8 @@ def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None
     say(f"versions   {', '.join(facts['versions'])}")
     if facts["packages"] is not None:
         say(f"packages   {facts['packages']}")
+    if facts["audit"] is not None:
+        say(f"audit      {verdict(facts['audit'])} ({facts['audit'].date:%Y-%m-%d %H:%M} UTC)")
     say(f"signed by  {role.name}: {role.threshold} of {', '.join(k[:16] for k in role.keyids)}")
     for name, expires in facts["expires"].items():
         say(f"           {name} valid until {expires[:16].replace('T', ' ')} UTC")
