@@ -206,7 +206,7 @@ _TABLE = (
           "The published list is what sites decide by.", "Build the version again.", "auditable"),
     Check("security-update", "Packages for which the archive's security suite has a newer version",
           "A known hole in the image is a hole in every machine.",
-          "Build the image again, from a fresh base tree.", "patched"),
+          "Build the image again, from a fresh base tree (`kiosk build NAME --no-cache`).", "patched"),
     Check("updates-unknown", "It can't be said whether security updates are missing",
           "Not known is not the same as none.",
           "Make the archive reachable, or leave the check out with --no-updates, which the report then says.",

@@ -14,7 +14,7 @@ import typer
 from kiosk import files
 from kiosk.cli.common import Json, emit, say, settings, size, table
 from kiosk.config import Settings
-from kiosk.errors import CorruptError, UsageError
+from kiosk.errors import CorruptError, PolicyError, UsageError
 from kiosk.progress import bar
 
 if TYPE_CHECKING:
@@ -52,15 +52,16 @@ def audit_image(
     Reads the disk as data: nothing is mounted, nothing is changed. Exit code 10 when something was found that the
     image's recipe doesn't accept (`exceptions`: check, path, reason).
     """
-    from kiosk.audit.version import refusal
-
     form = "json" if json else format
     if form not in ("text", "json", "sarif"):
         raise UsageError(f"there is no format {format!r}", hint="text, json, or sarif")
     report = examine(settings(ctx), image, None if no_updates else updates(settings(ctx)))
     show(report, form, output)
     if not report.passed:
-        raise refusal(report)
+        raise PolicyError(
+            verdict(report),
+            hint="A recipe may accept a finding (`exceptions`: check, path, reason); the reason is published.",
+        )
 
 
 def examine(s: Settings, image: str, asked: Updates | None) -> Report:
@@ -151,7 +152,8 @@ def show_text(report: Report) -> None:
     say(
         f"{c.files} files, {size(c.bytes)}, {c.packages} packages; {c.verified} files are what their package brought."
     )
-    say(f"{verdict(report)}.")
+    if report.passed:
+        say(f"{verdict(report)}.")
 
 
 def verdict(report: Report) -> str:
