@@ -19,6 +19,8 @@ _SHADOW = re.compile(
     rb"^([^:\n]{1,64}):([^:\n]{0,400}):\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:\d{0,8}:[^:\n]{0,20}$", re.M
 )
 _GSHADOW = re.compile(rb"^([^:\n]{1,64}):([^:\n]{0,400}):[^:\n]{0,400}:[^:\n]{0,4000}$", re.M)
+_GROUP = re.compile(rb"^([^:\n]{1,64}):[^:\n]{0,200}:(\d{1,10}):[^:\n]{0,4000}$", re.M)
+_LOCKED = re.compile(rb"[!*].*|x|NP|LK", re.DOTALL)
 _DES = re.compile(rb"!{0,2}(?:[./A-Za-z0-9]{13}|_[./A-Za-z0-9]{19})")
 _HTPASSWD = re.compile(rb"^([^:\s]{1,64}):([./A-Za-z0-9]{13})\s*$", re.M)
 _SUBID = re.compile(rb"^([^:\n]{1,64}):\d{1,10}:\d{1,10}$", re.M)
@@ -37,6 +39,12 @@ def accounts(sample: Sample, known: Collection[str]) -> Iterator[Hit]:
     base = re.sub(rb"(?:[-~+]|\.(?:bak|old|org|orig|save|\d))+$", b"", name)
     if base == b"passwd" and folder in (b"/etc", b"/var/backups", b"/usr/etc", b"/lib", b"/usr/lib"):
         yield from _passwd(sample, known)
+    elif base == b"group" and folder in (b"/etc", b"/var/backups"):
+        for m in _GROUP.finditer(sample.data):
+            if _is_person(int(m[2]), b"/nologin") and _text(m[1]) not in known:
+                yield sample.hit(
+                    "account", f"the group {_text(m[1])} (gid {int(m[2])})", m.start(), _text(m[1])
+                )
     elif base in (b"shadow", b"master.passwd", b"opasswd"):
         yield from _hidden(sample, _SHADOW, "user")
     elif base == b"gshadow":
@@ -85,10 +93,8 @@ def _hidden(sample: Sample, rows: re.Pattern[bytes], what: str) -> Iterator[Hit]
         name, password = _text(m[1]), m[2]
         if not password and what == "user":
             yield sample.hit("empty-password", f"{name} needs no password", m.start(), name)
-        elif _DES.fullmatch(password) and b"$" not in password:
-            yield sample.hit(
-                "password-hash", f"the password of the {what} {name}, hashed (DES)", m.start(), name
-            )
+        elif password and not _LOCKED.fullmatch(password):
+            yield sample.hit("password-hash", f"the password of the {what} {name}, hashed", m.start(), name)
 
 
 def _text(name: bytes) -> str:

@@ -48,8 +48,9 @@ def _is_jwt(m: Match[bytes]) -> bool:
     return isinstance(head, dict) and "alg" in head
 
 
-def _has_colon(m: Match[bytes]) -> bool:
-    return b":" in decoded(m[1])
+def _is_login(m: Match[bytes]) -> bool:
+    """USER:PASSWORD, or whatever stands in a file of registries' logins."""
+    return b":" in decoded(m[1]) or b'"auths"' in m.string
 
 
 def _varied(m: Match[bytes]) -> bool:
@@ -102,7 +103,7 @@ TOKENS: tuple[Form, ...] = (
     form("an OpenStack secret", "OS_PASSWORD OS_APPLICATION_CREDENTIAL_SECRET OS_TOKEN",
          r"\bOS_(?:PASSWORD|APPLICATION_CREDENTIAL_SECRET|TOKEN)=[\"']?[^\s\"'$]{4,300}"),
     form("a registry's login (docker)", '"auth"', r"\"auth\"\s{0,20}:\s{0,20}\"([A-Za-z0-9+/]{6,400}={0,2})\"",
-         _has_colon),
+         _is_login),
     form("a Ceph key", "key", r"^\s{0,20}key\s{0,5}=\s{0,5}(AQ[A-Za-z0-9+/]{36}==)"),
     form("a join token (Kubernetes)", "token", r"\btoken\s{0,5}[:=]\s{0,5}[\"']?[a-z0-9]{6}\.[a-z0-9]{16}\b", _varied),
 )  # fmt: skip
@@ -129,7 +130,7 @@ HASHES: tuple[Form, ...] = (
 
 _WORDS = (
     r"(?:pass(?:word|wd|phrase)|passwort|(?:client_?|shared_?|app_?)?secret(?:_?key)?|api_?key|access_?key|auth_?key"
-    r"|(?:auth|access|bearer|api)_?token|bind_?pw|bindpasswd|credentials|psk|authtok|private_?key)"
+    r"|[a-z_]{0,20}token|bind_?pw|bindpasswd|credentials|psk|authtok|private_?key)"
 )
 ASSIGNMENT = re.compile(
     (
@@ -148,6 +149,13 @@ NETRC = re.compile(
     rb"^\s{0,20}machine\s{1,20}\S{1,200}\s{1,20}login\s{1,20}\S{1,200}\s{1,20}password\s{1,20}(\S{1,200})",
     re.M,
 )
+INSTALLER = re.compile(
+    rb"^[ \t]{0,20}(?:rootpw[ \t]{1,20}(?:--(?:iscrypted|plaintext|allow-ssh)[ \t]{1,20}){0,3}(?!--)\S{4,300}"
+    rb"|user[ \t][^\n]{0,300}--password=\S{4,300}|d-i[ \t]{1,20}passwd/\S{1,60}[ \t]{1,20}password"
+    rb"[ \t]{1,20}\S{4,300})",
+    re.M,
+)
+"""Passwords in the answers to an installer: kickstart and preseed."""
 PGPASS = re.compile(rb"^[^\s:#]{1,200}:(?:\d{1,5}|\*):[^\s:]{1,100}:[^\s:]{1,100}:(\S{1,200})$", re.M)
 PPP = re.compile(rb"^[ \t]{0,20}\S{1,100}[ \t]{1,20}\S{1,100}[ \t]{1,20}\"?([^\s\"#]{1,200})\"?", re.M)
 NO_SECRETS = re.compile(

@@ -70,6 +70,8 @@ def passwords(sample: Sample) -> Iterator[Hit]:
                 break
     if b"machine" in data and (netrc := patterns.NETRC.search(data)):
         yield sample.hit("password", "a password for a server (netrc)", netrc.start())
+    if (b"rootpw" in data or b"password" in data) and (answer := patterns.INSTALLER.search(data)):
+        yield sample.hit("password", "a password in the answers to an installer", answer.start())
     if sample.name in (b".pgpass", b"pgpass") and (line := patterns.PGPASS.search(data)):
         yield sample.hit("password", "a password for a database (pgpass)", line.start())
     if sample.name in (b"chap-secrets", b"pap-secrets", b"srp-secrets"):

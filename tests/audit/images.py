@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +91,7 @@ def clean(path: Path) -> Root:
     for folder in ("tmp", "var/tmp"):
         (path / folder).chmod(0o1777)
     for name in ("bin", "lib", "sbin"):
-        os.symlink(f"usr/{name}", path / name)
+        (path / name).symlink_to(f"usr/{name}")
     for name, data in FILES.items():
         root.write(name, data)
     root.install(

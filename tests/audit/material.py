@@ -170,6 +170,12 @@ def crypt(kind: str) -> str:
     def run(size: int) -> str:
         return "".join(letters[b % 64] for b in noise(kind, size))
 
-    forms = {"6": f"$6${run(16)}${run(86)}", "5": f"$5$rounds=5000${run(16)}${run(43)}", "1": f"$1${run(8)}${run(22)}",
-             "y": f"$y$j9T${run(22)}${run(43)}", "2b": f"$2b$12${run(53)}", "apr1": f"$apr1${run(8)}${run(22)}"}  # fmt: skip
+    forms = {
+        "6": f"$6${run(16)}${run(86)}",
+        "5": f"$5$rounds=5000${run(16)}${run(43)}",
+        "1": f"$1${run(8)}${run(22)}",
+        "y": f"$y$j9T${run(22)}${run(43)}",
+        "2b": f"$2b$12${run(53)}",
+        "apr1": f"$apr1${run(8)}${run(22)}",
+    }
     return forms[kind]
