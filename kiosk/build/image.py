@@ -22,6 +22,7 @@ from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import Version
 from kiosk.model.recipe import Recipe
 from kiosk.run import CommandError, run, tool
+from kiosk.sanitise import rules
 
 NEEDED = (
     "debootstrap",
@@ -118,7 +119,7 @@ def build(settings: Settings, request: Request) -> Built:
         staged.mkdir(mode=0o755)
         with timing.step("clean"):
             take_boot_files(root, staged)
-            clean.clean(root, tree.date)
+            clean.clean(root, tree.date, rules.load(book.folders))
         origin = Origin("recipe", entry.recipe.name, recipe_digest(book, entry), parameters(entry))
         making = Making(subject(entry.recipe), version, origin, tree.date, trust, timing)
         manifest = making.version(root, staged, folder)
