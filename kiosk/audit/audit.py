@@ -173,7 +173,7 @@ def _about_packages(owned: Owners, facts: Facts) -> Iterator[Hit]:
         for name, version, architecture in sorted(here ^ facts.packages):
             there = "missing from" if (name, version, architecture) in here else "only in"
             yield Hit("package-list", database, f"{name} {version} {architecture} is {there} the published list",
-                      item=name)  # fmt: skip
+                      item=f"{name}={version}")  # fmt: skip
 
 
 def system(tree: Tree) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ def sarif(report: Report, tool_version: str) -> dict[str, Any]:
     index = {check.name: i for i, check in enumerate(rules)}
     results = [_result(f, index) for f in report.findings]
     for accepted in report.accepted:
-        suppression = {"kind": "external", "status": "accepted", "justification": accepted.reason}
+        suppression = {"kind": "external", "justification": accepted.reason}
         results.append({**_result(accepted.finding, index), "suppressions": [suppression]})
     run = {
         "tool": {
