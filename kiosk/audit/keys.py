@@ -16,6 +16,7 @@ from kiosk.audit.sample import Sample
 
 MAX_KEYS = 50
 """So many keys of a file are told one by one."""
+MAX_BEGINNINGS = 5000
 _LARGEST_DER = 32 << 10
 _LARGEST_STORE = 4 << 20
 _BEGIN = re.compile(
@@ -63,7 +64,10 @@ def private_keys(sample: Sample) -> Iterator[Hit]:
     data = sample.data
     found = 0
     if b"BEGIN " in data:
-        for m in _BEGIN.finditer(data):
+        for count, m in enumerate(_BEGIN.finditer(data)):
+            if count >= MAX_BEGINNINGS:
+                yield sample.hit("unexamined", "has more beginnings of keys than can be looked at")
+                return
             after = data[m.end() : m.end() + 2048].split(b"-----END", 1)[0]
             if not _MATERIAL.search(after.replace(b"\\n", b"\n").replace(b"\\/", b"/")):
                 continue

@@ -50,7 +50,7 @@ class Sample:
 
     def hit(self, check: str, message: str, at: int | None = None, item: str | None = None) -> Hit:
         """A hit in this file; `at` is a place in `data`, told as a line where the line can be known."""
-        line = self._line(at) if at is not None and self.text and self.head and not self.inside else None
+        line = self._line(at) if at is not None and self.text and self.whole and not self.inside else None
         where = f" (inside {self.inside})" if self.inside else ""
         return Hit(check, self.path, message + where, line, item)
 
