@@ -21,6 +21,12 @@ def test_each_is_found_where_it_was_planted(planted: Planted, report: Report) ->
     assert [f.check for f in report.findings if f.path == planted.path]
 
 
+def test_each_of_several_in_one_file_is_found(report: Report) -> None:
+    for path in {p.path for p in PLANTED}:
+        planted = sum(p.path == path for p in PLANTED)
+        assert len({(f.check, f.line, f.item) for f in report.findings if f.path == path}) >= planted
+
+
 def test_no_finding_shows_a_secret(report: Report) -> None:
     told = report.to_json().decode()
     secret = [
