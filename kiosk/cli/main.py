@@ -11,6 +11,7 @@ import typer
 
 from kiosk import config
 from kiosk.cli import (
+    audit,
     build,
     common,
     demo,
@@ -37,6 +38,7 @@ GROUPS = (
     build,
     recipe,
     golden,
+    audit,
     exchange,
     key,
     publish,

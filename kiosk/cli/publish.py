@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kiosk import files
+from kiosk.cli.audit import NoUpdates, gate
 from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size, table
 from kiosk.cli.key import PassphraseFile
 from kiosk.config import Settings
@@ -42,11 +43,19 @@ def publish_image(
             min=0, max=16, help="Versions before it to make differences to (default: the settings', 1)."
         ),
     ] = None,
+    no_updates: NoUpdates = False,
+    without_audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON", help="Publish without an audit, for this reason, which is published too."
+        ),
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Signs a built image and puts it into the repository. `kiosk publish debian-12-minimal`
+    """Audits and signs a built image and puts it into the repository. `kiosk publish debian-12-minimal`
 
+    The finished disk is audited first (`kiosk audit` alone shows all that it finds), and the report is published.
     Interrupted at any point it can be run again; readers see the old or the new state. A difference is a shorter
     way for hypervisors that hold that version; it takes about `difference_seconds` (settings; 2.5) of work.
     """
@@ -57,7 +66,8 @@ def publish_image(
     if differences is not None:
         s = s.model_copy(update={"differences": differences})
     folder = built_folder(s, ImageRef.parse(image))
-    done = publish(s, folder, passphrase_source(passphrase_file), dry_run=dry_run)
+    checks = [gate(s, no_updates=no_updates, without=without_audit)]
+    done = publish(s, folder, passphrase_source(passphrase_file), checks=checks, dry_run=dry_run)
     show_published(done, json=json, dry_run=dry_run)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kiosk.cli import papers
+from kiosk.cli.audit import published_report, verdict
 from kiosk.cli.common import Json, emit, say, settings, size, table
 from kiosk.cli.publish import Root, reader
 from kiosk.config import Settings
@@ -94,6 +95,7 @@ def show(
         "expires": {n: r.expires.isoformat() for n, r in roles.items() if n in (*TOP, role.name)},
         "packages": None if listed is None else len(listed),
         "builder": builder(settings(ctx), manifest),
+        "audit": published_report(settings(ctx), manifest),
         "manifest": manifest,
     }
     if json:
@@ -119,6 +121,8 @@ def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None
         say(f"packages   {facts['packages']}" + (f"; bill of materials in {bill.file}" if bill else ""))
     if facts["builder"]:
         say(f"built by   {facts['builder']}")
+    if facts["audit"] is not None:
+        say(f"audit      {verdict(facts['audit'])} ({facts['audit'].date:%Y-%m-%d %H:%M} UTC)")
     say(f"signed by  {role.name}: {role.threshold} of {', '.join(k[:16] for k in role.keyids)}")
     for name, expires in facts["expires"].items():
         say(f"           {name} valid until {expires[:16].replace('T', ' ')} UTC")

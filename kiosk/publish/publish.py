@@ -11,11 +11,11 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kiosk import clock
+from kiosk import clock, files
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
@@ -36,8 +36,11 @@ from kiosk.trust.signing.repository import Repository, Signature
 
 SUMS_FROM = 16 << 20
 """Files from so many bytes on have sums, by which a host finds their blocks in files without an index."""
-Check = Callable[[Manifest, Path], None]
-"""Looks at a built version before it is signed and raises what is wrong with it."""
+Check = Callable[[Manifest, Path], Mapping[str, bytes] | None]
+"""Looks at a built version before it is signed and raises what is wrong with it. May return files that are published
+with the version: their names (`audit.json` becomes the artifact `audit`) and content."""
+ADDED = frozenset({"audit"})
+"""Artifacts that checks add. A version is the same version whatever they say of it."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ def publish(
     manifest = read_built(folder)
     ref = manifest.ref
     repository = Repository(settings.repository, Keys(settings.keys), ask, now)
-    for check in checks:
-        check(manifest, folder)
+    if ADDED & manifest.artifacts.keys():
+        raise CorruptError("names an artifact that only publishing adds", where=str(folder / "manifest.json"))
+    added = {} if is_published(repository, manifest) else _checked(checks, manifest, folder)
     total = sum(a.size for a in manifest.artifacts.values())
     with repository.locked(), bar(f"publish {ref}", total) as progress:
         already = is_published(repository, manifest)
@@ -104,6 +108,7 @@ def publish(
             unchanged = tuple(StoredArtifact(n, a.size, 0, 0) for n, a in manifest.artifacts.items())
             return Published(ref, ref.role, unchanged, (), time.monotonic() - begin, already)
         repository.open_keys(ref.role, "snapshot", "timestamp")
+        manifest = _with_files(manifest, folder, added)
         with KnownBlocks(settings.repository.with_name("known-blocks.sqlite")) as known:
             store = Counting(settings.repository)
             if known.empty:
@@ -123,6 +128,24 @@ def publish(
         signed = manifest.model_copy(update={"artifacts": indexed})
         signatures = repository.publish(ref.role, manifest_path(ref), signed.to_json())
     return Published(ref, ref.role, tuple(stored), tuple(signatures), time.monotonic() - begin)
+
+
+def _checked(checks: Sequence[Check], manifest: Manifest, folder: Path) -> dict[str, bytes]:
+    """The files that checks add, once all of them have passed."""
+    added: dict[str, bytes] = {}
+    for check in checks:
+        added |= check(manifest, folder) or {}
+    return added
+
+
+def _with_files(manifest: Manifest, folder: Path, added: Mapping[str, bytes]) -> Manifest:
+    """Writes added files beside the built ones and names them in the manifest that will be signed."""
+    artifacts = dict(manifest.artifacts)
+    for name, data in added.items():
+        files.write(folder / name, data)
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        artifacts[Path(name).stem] = Artifact(file=name, size=len(data), digest=digest)
+    return manifest.model_copy(update={"artifacts": artifacts})
 
 
 def is_published(repository: Repository, manifest: Manifest) -> bool:
@@ -250,5 +273,6 @@ def read_target(repository: Repository, path: str, hexdigest: str) -> bytes:
 
 def without_indexes(manifest: Manifest) -> Manifest:
     """The manifest as a build wrote it."""
-    bare = {n: a.model_copy(update={"index": None, "differences": ()}) for n, a in manifest.artifacts.items()}
+    built = {n: a for n, a in manifest.artifacts.items() if n not in ADDED}
+    bare = {n: a.model_copy(update={"index": None, "differences": ()}) for n, a in built.items()}
     return manifest.model_copy(update={"artifacts": bare})

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def walk(road: Road, vm: GoldenVm) -> None:
     before = float(vm.shell("cat /proc/uptime").split()[0])
     road.snapshot()
     times = [float(line) for line in vm.shell("cat /var/lib/writer/log").split()]
-    road.gap = max(later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > before)
+    road.gap = max(later - earlier for earlier, later in pairwise(times) if later > before)
     if road.updates:
         vm.shell(f"dpkg -i /{WAITING}/*.deb", timeout=900)
     road.snapshot()
@@ -193,7 +194,10 @@ def test_its_file_systems_are_clean(road: Road, tmp_path: Path) -> None:
         )  # fmt: skip
     run(["e2fsck", "-f", "-n", tmp_path / "root"], timeout=300)
     run(["fsck.vfat", "-n", tmp_path / "esp"], timeout=60)
-    run(["veritysetup", "verify", tmp_path / "root", tmp_path / "verity", manifest.verity.root_hash], timeout=300)
+    run(
+        ["veritysetup", "verify", tmp_path / "root", tmp_path / "verity", manifest.verity.root_hash],
+        timeout=300,
+    )
 
 
 def test_a_day_of_updates_moves_less_than_the_files_that_changed(road: Road) -> None:

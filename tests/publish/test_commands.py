@@ -13,6 +13,8 @@ from kiosk.cli import common, main
 from kiosk.config import Settings
 from tests.simulators.published import build_image, build_layer, ready
 
+UNREAD = ("--without-audit", "its disk is made up and holds no file system")
+
 
 class Terminal:
     """Runs commands in this process and reads what they print."""
@@ -68,9 +70,9 @@ def test_from_nothing_to_a_hypervisor_with_an_image(terminal: Terminal, tmp_path
     assert terminal.json("key", "show", tmp_path / "cern/site-cern.pub")["roles"] == ["site-cern"]
 
     build_image(settings)
-    assert terminal.json("publish", "worker", "--dry-run")["signatures"] == []
+    assert terminal.json("publish", "worker", "--dry-run", *UNREAD)["signatures"] == []
     assert terminal.json("list") == []
-    assert terminal.json("publish", "worker@1")["new_objects"] > 4
+    assert terminal.json("publish", "worker@1", *UNREAD)["new_objects"] > 4
     code, out, _ = terminal.run("publish", "worker")
     assert (code, out) == (0, "worker@1 is published already, the same to the byte.\n")
 
@@ -78,9 +80,10 @@ def test_from_nothing_to_a_hypervisor_with_an_image(terminal: Terminal, tmp_path
         ("worker", "1", "images")
     ]
     shown = terminal.json("show", "worker")
+    assert (shown["audit"]["audited"], shown["audit"]["reason"]) == (False, UNREAD[1])
     assert (shown["version"], shown["packages"], shown["threshold"]) == ("1", 1, 1)
     assert set(shown["expires"]) == {"root", "targets", "snapshot", "timestamp", "images"}
-    assert "worker@1" in terminal.run("show", "worker@1")[1]
+    assert "worker@1 was not audited: its disk" in terminal.run("show", "worker@1")[1]
     assert [g["role"] for g in terminal.json("resign")["renewed"]] == ["timestamp"]
 
     terminal.set("KIOSK_HOME", tmp_path / "hypervisor")
@@ -103,9 +106,15 @@ def test_what_goes_wrong_is_one_message_and_an_exit_code(terminal: Terminal, tmp
     (tmp_path / "wrong").write_text("not the passphrase")
     build_image(kiosk.settings, version="2")
     for words, code, says in [
-        (["publish", "worker@2", "--passphrase-file", tmp_path / "wrong"], 5, "passphrase is wrong"),
-        (["publish", "worker@2", "--passphrase-file", tmp_path / "none"], 2, "can't read the passphrase"),
-        (["publish", "worker@2"], 2, "there is no terminal to ask on"),
+        (["publish", "worker@2", *UNREAD, "--passphrase-file", tmp_path / "wrong"], 5, "passphrase is wrong"),
+        (
+            ["publish", "worker@2", *UNREAD, "--passphrase-file", tmp_path / "none"],
+            2,
+            "can't read the passphrase",
+        ),
+        (["publish", "worker@2"], 2, "no root file system was found"),
+        (["publish", "worker@2", "--without-audit", "hm"], 2, "say why"),
+        (["publish", "worker@2", *UNREAD], 2, "there is no terminal to ask on"),
         (["publish", "unheard-of"], 6, "has not been built here"),
         (["publish", "Not A Name"], 2, "is not an image name"),
         (["show", "unheard-of"], 6, "is not in the repository"),

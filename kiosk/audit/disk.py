@@ -1,0 +1,85 @@
+"""A finished disk image, opened read-only and never mounted: its root file system for the audit, and a look at what
+stands beside it. Partitions that nobody could look into are findings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from kiosk import clock
+from kiosk.audit.audit import Progress, audit
+from kiosk.audit.model import Facts, Hit, Report
+from kiosk.disk import fstab
+from kiosk.disk.content import EXT
+from kiosk.disk.disk import Disk, Part, probe, root_volume
+from kiosk.disk.ext4 import Ext4Volume
+from kiosk.disk.volume import Volume
+from kiosk.errors import MissingToolError, NotFoundError
+from kiosk.run import CommandError, run
+
+_BOOT_FILES = re.compile(
+    r"::/(?:EFI/(?:[^/]+/)*(?:[^/]+\.(?:efi|csv|mui|ttf|pf2|mod)|grub\.cfg)|loader/(?:entries/[^/]+\.conf"
+    r"|loader\.conf|entries\.srel)|[^/]+\.efi|startup\.nsh)",
+    re.IGNORECASE,
+)
+"""What belongs on an EFI system partition."""
+_SILENT = ("empty", "verity")
+_SECONDS = 60
+
+
+def audit_disk(
+    path: Path, facts: Facts, *, progress: Progress = lambda n: None, now: clock.Clock = clock.now
+) -> Report:
+    """Audits the raw disk image in the file `path`. Raises NotFoundError when there is none, UsageError when it is of
+    another format or encrypted, CorruptError when it is damaged."""
+    if not path.exists():
+        raise NotFoundError("there is no such disk image", where=str(path))
+    disk = probe(path)
+    with root_volume(path) as volume:
+        table = b"" if isinstance(volume, Ext4Volume) else _fstab(volume)
+        beside = [
+            hit for part in disk.parts if not _is_in(part, volume, table) for hit in _beside(disk, part)
+        ]
+        return audit(volume, facts, beside=beside, progress=progress, now=now)
+
+
+def _is_in(part: Part, volume: Volume, table: bytes) -> bool:
+    """Whether a part is in the tree that is looked at: it is the root, or the root's fstab names it."""
+    if part.kind not in EXT:
+        return False
+    if isinstance(volume, Ext4Volume):
+        return volume.uuid == part.content.uuid
+    names = {part.content.uuid, part.content.label, part.partition, part.name} - {""}
+    device = re.search(rb"^/dev/[a-z0-9]*[a-z]%d\s" % part.number, table, re.MULTILINE)
+    return device is not None or any(name.lower().encode() in table.lower() for name in names)
+
+
+def _fstab(volume: Volume) -> bytes:
+    node = next((n for n in volume.nodes() if n.path == b"/etc/fstab"), None)
+    return b"".join(volume.read(node)) if node is not None and node.size < fstab.MAX_SIZE else b""
+
+
+def _beside(disk: Disk, part: Part) -> Iterator[Hit]:
+    """What a part that is not in the tree holds, as far as it can be told."""
+    where = f"/dev/{part.name or part.number}".encode()
+    if part.kind in _SILENT:
+        return
+    if part.kind == "vfat":
+        yield from _efi(disk.path, part, where)
+        return
+    yield Hit("unexamined", where, f"partition {part.number} holds {part.kind}, and nobody looked into it")
+
+
+def _efi(path: Path, part: Part, where: bytes) -> Iterator[Hit]:
+    """The names on an EFI system partition; only what boots belongs there."""
+    try:
+        listed = run(["mdir", "-/", "-b", "-i", f"{path}@@{part.offset}", "::"], timeout=_SECONDS)
+    except (CommandError, MissingToolError) as e:
+        yield Hit("unexamined", where, f"the EFI system partition can't be listed: {e.what}")
+        return
+    for name in listed.splitlines():
+        if name and not name.endswith("/") and not _BOOT_FILES.fullmatch(name):
+            file = b"/boot/efi" + name.removeprefix("::").encode()
+            check = "random-seed" if name.lower().endswith("random-seed") else "unexamined"
+            yield Hit(check, file, "a file on the EFI system partition that is not for booting")
