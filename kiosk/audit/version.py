@@ -27,6 +27,7 @@ def facts_of(manifest: ImageManifest, folder: Path, updates: Updates | None) -> 
         os=manifest.os,
         release=manifest.release,
         partitions=frozenset(p.uuid.lower() for p in manifest.partitions),
+        accounts=frozenset(manifest.accounts),
         packages=_packages(manifest, folder),
         exceptions=manifest.exceptions,
         updates=updates,

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from kiosk.build import assemble, census, clean, provenance
 from kiosk.errors import BuildError
 from kiosk.files import fsync_dir, storage_errors
+from kiosk.model.accounts import AccountName
 from kiosk.model.base import Digest
 from kiosk.model.census import write_files, write_packages
 from kiosk.model.manifest import Artifact, AuditException, ImageManifest, LayerPolicy, Source
@@ -51,7 +52,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Subject:
-    """What an image is before any byte of it: what its recipe or its golden node's definition says.
+    """What an image is before any byte of it: what its recipe or its golden node's definition says. `accounts` are
+    those of people that it has.
     `size` is the root partition's in MiB; without it, what the tree needs."""
 
     name: str
@@ -60,6 +62,7 @@ class Subject:
     os: str
     release: str
     policy: LayerPolicy
+    accounts: tuple[AccountName, ...] = ()
     exceptions: tuple[AuditException, ...] = ()
     size: int | None = None
 
@@ -139,6 +142,7 @@ class Making:
             verity=disk.verity,
             cmdline=disk.cmdline,
             policy=subject.policy,
+            accounts=subject.accounts,
             exceptions=subject.exceptions,
             artifacts=artifacts,
         )

@@ -215,6 +215,7 @@ def subject(definition: Definition) -> Subject:
         os=definition.os,
         release=definition.release,
         policy=definition.policy,
+        accounts=definition.accounts,
         exceptions=definition.exceptions,
         size=definition.size,
     )

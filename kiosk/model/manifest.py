@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from kiosk.model.accounts import AccountName
 from kiosk.model.base import Digest, Document, Size
 from kiosk.model.names import ImageRef, LayerKind, LayerRef, Name, Version, VersionText
 
@@ -100,7 +101,8 @@ class AuditException(Document):
 
 
 class ImageManifest(Document):
-    """A version of an image. `artifacts` has at least disk, kernel, initrd, packages, files.
+    """A version of an image. `artifacts` has at least disk, kernel, initrd, packages, files. `accounts` are people's
+    accounts (uid from 1000 on) that it has, `exceptions` what its audit accepts.
 
     An imported image is kept as it came: it has a disk, and no kernel, initrd, verity or command line.
     """
@@ -118,6 +120,7 @@ class ImageManifest(Document):
     verity: Verity | None = None
     cmdline: str = ""
     policy: LayerPolicy
+    accounts: Annotated[tuple[AccountName, ...], Field(max_length=1000)] = ()
     exceptions: Annotated[tuple[AuditException, ...], Field(max_length=200)] = ()
     artifacts: dict[FileName, Artifact]
 

@@ -30,9 +30,7 @@ format = "{format}"
 
 
 @pytest.fixture
-def terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Terminal:
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Terminal:
     made = Terminal(monkeypatch, capsys, tmp_path / "home")
     made.set("KIOSK_RECIPES", tmp_path / "recipes")
     return made
