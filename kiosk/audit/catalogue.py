@@ -188,7 +188,8 @@ _TABLE = (
     Check("foreign-mount", "Disks, swap and network shares in fstab, crypttab or mount units that are not the image's",
           "The machine waits at boot for a disk that it does not have, or mounts one that is not its own.",
           "Remove the line."),
-    Check("temporary-file", "Files left in /tmp, /var/tmp, /run and scratch folders", "They are left from making the image.",
+    Check("temporary-file", "Files left in /tmp, /var/tmp, /run and scratch folders",
+          "They are left from making the image.",
           "Empty the folder.", None, "warning"),
     Check("setuid-file",
           "Setuid and setgid files that no package owns or whose package brings them without, and interpreters, shells "
