@@ -32,7 +32,7 @@ from kiosk.audit.modes import modes
 from kiosk.audit.owners import Expected, Owners, owners
 from kiosk.audit.places import held, state
 from kiosk.audit.read import Looked, Reader
-from kiosk.audit.sample import WHOLE, Sample
+from kiosk.audit.sample import Sample
 from kiosk.audit.tree import Tree
 from kiosk.disk.volume import Node, Volume
 
@@ -105,12 +105,10 @@ def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _See
             digest, looked = reader.digest(node, algorithm)
             found, whole = looked.digests, looked.whole
             public = _compare(same, expected, digest, looked, seen)
-        elif node.path.endswith(b".pyc") and len(same) == 1:
-            public = _is_compiled(node, tree, seen.pristine)
         if node.size and not public:
-            looked = reader.look(node, whole=whole, pristine=node.path in seen.pristine)
+            looked = reader.look(same, whole=whole, pristine=seen.pristine)
             found |= looked.digests
-            seen.hits += [h for n in same for h in _for(n, looked.hits)]
+            seen.hits += _not_in_source(node, looked.hits, tree, reader, seen.pristine)
         for n in same:
             if "sha256" in found:
                 seen.digests[n.path] = f"sha256:{found['sha256']}"
@@ -118,15 +116,19 @@ def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _See
     return seen
 
 
-def _is_compiled(node: Node, tree: Tree, pristine: set[bytes]) -> bool:
-    """Whether a file is Python's compiled form of a module beside it that is public (PEP 552: the module's size)."""
+def _not_in_source(
+    node: Node, hits: list[Hit], tree: Tree, reader: Reader, pristine: set[bytes]
+) -> list[Hit]:
+    """The hits in a file but, where it is Python's compiled form of a public module beside it, those that the module
+    has as well: examples in its documentation."""
+    if not hits or not node.path.endswith(b".pyc"):
+        return hits
     folder, _, name = node.path.rpartition(b"/")
-    module = folder.removesuffix(b"__pycache__") + name.partition(b".")[0] + b".py"
-    source = tree.nodes.get(module)
-    if source is None or module not in pristine or not module.startswith(_PUBLIC) or node.size > WHOLE:
-        return False
-    head = next(iter(tree.volume.read(node)), b"")[:16]
-    return len(head) == 16 and int.from_bytes(head[12:16], "little") == source.size
+    module = tree.nodes.get(folder.removesuffix(b"__pycache__") + name.partition(b".")[0] + b".py")
+    if module is None or module.path not in pristine or not module.path.startswith(_PUBLIC):
+        return hits
+    known = {(h.check, h.message) for h in reader.look([module], pristine=pristine).hits}
+    return [h for h in hits if (h.check, h.message) not in known]
 
 
 def _compare(
@@ -149,12 +151,6 @@ def _compare(
                 )
                 seen.hits.append(hit)
     return public
-
-
-def _for(node: Node, hits: list[Hit]) -> Iterator[Hit]:
-    """The same hits under another of the file's names."""
-    for hit in hits:
-        yield Hit(hit.check, node.path, hit.message, hit.line, hit.item)
 
 
 def _by_name(sample: Sample, facts: Facts) -> Iterator[Hit]:

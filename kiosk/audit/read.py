@@ -10,7 +10,7 @@ import bz2
 import hashlib
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import zstandard
@@ -28,6 +28,8 @@ from kiosk.errors import CorruptError
 LARGEST = 2 << 30
 TOTAL = 64 << 30
 UNPACKED = 8 << 20
+MAX_NAMES = 32
+"""A file is looked at under so many of its names; no file that no package brought has more."""
 _PACKED = (
     (b"\x1f\x8b", "gzip", lambda: zlib.decompressobj(31)),
     (b"BZh", "bzip2", bz2.BZ2Decompressor),
@@ -68,9 +70,13 @@ class Reader:
         looked.whole = b"".join(small) if small is not None else None
         return f"{algorithm}:{digest.hexdigest()}", looked
 
-    def look(self, node: Node, *, whole: bytes | None = None, pristine: bool = False) -> Looked:
-        """Looks into a file with all content checks; `whole` is its content where that was read already."""
+    def look(
+        self, names: Sequence[Node], *, whole: bytes | None = None, pristine: Collection[bytes] = ()
+    ) -> Looked:
+        """Looks into a file, under all of its names, with all content checks; `whole` is its content where that was
+        read already, `pristine` the paths that are what their package brought."""
         looked = Looked()
+        node = names[0]
         digest = hashlib.sha256()
         filled = True
         if whole is None and node.size > WHOLE:
@@ -80,13 +86,18 @@ class Reader:
                 new = sample.data[at - sample.start :]
                 digest.update(new)
                 done = at + len(new)
-                looked.hits += self._window(sample)
+                looked.hits += _under(names, [*private_keys(sample), *words(sample)])
+                if sample.head:
+                    looked.hits += self._head(sample, names, pristine)
             filled &= done == node.size
         else:
             data = whole if whole is not None else b"".join(p for _, p in self._pieces(node, looked))
             digest.update(data)
             filled = len(data) == node.size
-            looked.hits += self._small(Sample(node, data, pristine=pristine))
+            for name in names[:MAX_NAMES]:
+                looked.hits += self._small(Sample(name, data, pristine=name.path in pristine))
+        for name in names[MAX_NAMES:]:
+            looked.hits.append(Hit("unexamined", name.path, f"is one of {len(names)} names of a file"))
         if filled:
             looked.digests["sha256"] = digest.hexdigest()
         return looked
@@ -100,10 +111,11 @@ class Reader:
         hits += self._inside(sample)
         return hits
 
-    def _window(self, sample: Sample) -> list[Hit]:
-        hits = [*private_keys(sample), *words(sample)]
-        if sample.head:
-            hits += [*binaries(sample), *key_files(sample), *self._each(sample), *self._inside(sample)]
+    def _head(self, sample: Sample, names: Sequence[Node], pristine: Collection[bytes]) -> list[Hit]:
+        """What only the beginning of a large file tells."""
+        hits = _under(names, [*binaries(sample), *key_files(sample), *self._inside(sample)])
+        for name in names[:MAX_NAMES]:
+            hits += self._each(replace(sample, node=name, pristine=name.path in pristine))
         return hits
 
     def _windows(self, node: Node, looked: Looked) -> Iterator[tuple[int, Sample]]:
@@ -160,6 +172,11 @@ class Reader:
             yield from words(inner)
             yield from binaries(inner)
             yield from certificates(inner)
+
+
+def _under(names: Sequence[Node], hits: Iterable[Hit]) -> list[Hit]:
+    """The same hits under all names of a file."""
+    return [replace(hit, path=name.path) for hit in hits for name in names]
 
 
 def unpack(data: bytes) -> tuple[str, bytes] | None:

@@ -143,6 +143,15 @@ def test_what_unpacks_to_gigabytes_is_unpacked_in_part(root: Root) -> None:
     assert seconds < 2
 
 
+def test_a_file_of_very_many_names_is_told(root: Root) -> None:
+    first = root.write("opt/0", b" " * MIB)
+    for i in range(1, 300):
+        os.link(first, root.path / f"opt/{i}")
+    seconds, report = timed(root)
+    assert len([f for f in report.findings if f.check == "unexamined"]) == 300 - read.MAX_NAMES
+    assert seconds < 5
+
+
 class Damaged:
     """A volume whose only file can't be read."""
 

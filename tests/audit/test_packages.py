@@ -111,8 +111,18 @@ def test_a_compiled_module_is_as_public_as_its_source(root: Root) -> None:
     root.database()
     root.write("usr/lib/python3/__pycache__/x.cpython-311.pyc", compiled)
     assert root.audit().passed
+    root.write("usr/lib/python3/__pycache__/x.cpython-311.pyc", compiled + material.jwt("farm").encode())
+    assert root.found("token") == ["/usr/lib/python3/__pycache__/x.cpython-311.pyc"]
+    root.write("usr/lib/python3/__pycache__/x.cpython-311.pyc", compiled)
     root.write("usr/lib/python3/__pycache__/y.cpython-311.pyc", compiled)
     assert root.found("private-key") == ["/usr/lib/python3/__pycache__/y.cpython-311.pyc"]
+
+
+def test_a_second_name_hides_nothing(root: Root) -> None:
+    root.write("aaa", "guest::20000:0:99999:7:::\n", 0o600)
+    (root.path / "etc/shadow").unlink()
+    os.link(root.path / "aaa", root.path / "etc/shadow")
+    assert root.found("empty-password") == ["/etc/shadow#guest"]
 
 
 def test_all_names_of_one_file_are_told(root: Root) -> None:
