@@ -70,13 +70,14 @@ class Road:
         """Runs a kiosk command on `kiosk-host` or `hypervisor`."""
         env = {
             "KIOSK_HOME": str(self.home / where),
-            "KIOSK_URL": str(self.home / "kiosk-host/repository"),
             "KIOSK_RECIPES": str(self.home / "recipes"),
             "KIOSK_CACHE": str(kept_home() / "cache"),
             "KIOSK_PASSPHRASE_FILE": str(self.home / "passphrase"),
             "KIOSK_PROGRESS": "0",
             "PYTHONPATH": str(ROOT),
         }
+        if where == "hypervisor":
+            env["KIOSK_URL"] = str(self.home / "kiosk-host/repository")
         done = subprocess.run(
             [sys.executable, "-m", "kiosk", *words],
             env={**os.environ, **env},
@@ -264,8 +265,15 @@ def test_two_nodes_of_one_image_are_two_machines(road: Road) -> None:
     assert one[2:] == two[2:] == ["active", "active"]
     assert len(one[0]) == 32 and one[0] != two[0]
     assert one[1].split()[:2] != two[1].split()[:2]
-    planted = " ".join(p.path for p in PLANTED if not p.append)
-    assert in_vm(road, "node-1", f"ls -d {planted} 2>/dev/null || true").split() == []
+    assert in_vm(road, "node-1", SEARCH).split() == []
+
+
+SEARCH = "\n".join(
+    f"if [ -f '{p.path}' ] && grep -aqF -e '{p.marker.decode()}' '{p.path}'; then echo '{p.path}'; fi"
+    for p in PLANTED
+    if p.marker.isascii() and p.marker.decode().isprintable() and "'" not in p.marker.decode()
+)
+"""A script that prints the paths which still hold what was planted there."""
 
 
 def in_vm(road: Road, name: str, script: str) -> str:
