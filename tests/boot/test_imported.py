@@ -21,6 +21,9 @@ from tests.simulators.published import ask, ready
 
 __all__ = ["terminal"]
 PATIENCE = 300.0
+REACHED = b"kiosk: failed in identity"
+"""What a service of this very disk writes when systemd starts it: under another name it is not the machine that was
+specified, so that kiosk's agent, which only knows its own images, ends it."""
 
 
 @pytest.mark.slow
@@ -41,13 +44,14 @@ def test_an_imported_image_boots_to_its_init(terminal: Terminal, tmp_path: Path)
     state, _ = vm_start.launch(cloud, kiosk.hypervisor.host / "metadata", planned, 60)
     try:
         assert state.phase == "running"
-        console = cloud.folder(state.id) / argv.CONSOLE_LOG
-        until = time.monotonic() + PATIENCE
-        while b"systemd[1]" not in (said := console.read_bytes()) and b"Welcome to" not in said:
-            assert time.monotonic() < until, said[-2000:].decode(errors="replace")
-            time.sleep(1)
         terminal.set("KIOSK_HOME", kiosk.hypervisor.home)
         code, out, _ = terminal.run("vm", "list")
         assert code == 0 and "running" in out and "no report of its guest is expected" in out
+        console = cloud.folder(state.id) / argv.CONSOLE_LOG
+        until = time.monotonic() + PATIENCE
+        while REACHED not in (said := console.read_bytes()):
+            assert time.monotonic() < until, said[-2000:].decode(errors="replace")
+            time.sleep(1)
+        assert b"BdsDxe: starting" in said  # by UEFI
     finally:
         cloud.stop(state.id, now=True)
