@@ -4,8 +4,8 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export DEBIAN_FRONTEND := noninteractive
-APT := python3-venv ca-certificates binutils btrfs-progs cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools \
-       ovmf procps qemu-system-x86 qemu-utils rpm squashfs-tools squid systemd systemd-boot-efi tar xfsprogs \
+APT := python3-venv ca-certificates binutils btrfs-progs cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent \
+       mtools ovmf procps qemu-system-x86 qemu-utils rpm squashfs-tools squid systemd systemd-boot-efi tar xfsprogs \
        xz-utils zstd
 
 BENCH := borgbackup casync curl nginx-light restic rsync time zchunk zsync
