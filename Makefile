@@ -4,9 +4,9 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export DEBIAN_FRONTEND := noninteractive
-APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk mtools openssh-client \
-       openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid systemd \
-       systemd-boot-efi tar xz-utils zstd
+APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent mtools \
+       openssh-client openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid \
+       systemd systemd-boot-efi tar xz-utils zstd
 TEST := btrfs-progs libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu openssh-server xfsprogs
 
 FAST := -m "not slow" -n 2 --dist loadfile

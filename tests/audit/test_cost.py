@@ -76,11 +76,11 @@ def test_deep_trees_and_long_chains_of_links(root: Root) -> None:
 
 
 def test_a_huge_list_of_checksums_is_read_in_bounded_time(root: Root) -> None:
-    lines = b"".join(b"%032x  usr/share/x/%d\n" % (i, i) for i in range(300_000))
+    lines = b"".join(b"%032x  usr/share/x/%d\n" % (i, i) for i in range(100_000))
     root.write("var/lib/dpkg/info/systemd.md5sums", lines)
     seconds, report = timed(root)
     assert report.counts.packages == 1
-    assert seconds < 10
+    assert seconds < 4
 
 
 def test_too_many_names_are_an_error(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,15 +90,15 @@ def test_too_many_names_are_an_error(root: Root, monkeypatch: pytest.MonkeyPatch
 
 
 HOSTILE = {
-    "spaces": b" " * 4 * MIB,
+    "spaces": b" " * MIB,
     "machine": b"machine " * (MIB // 2),
     "urls": b"a://" * MIB,
-    "url": b"http://" + b"a" * 2 * MIB + b":" + b"b" * 2 * MIB,
-    "colons": b":" * 4 * MIB,
-    "dashes": b"-" * 4 * MIB,
+    "url": b"http://" + b"a" * (MIB // 2) + b":" + b"b" * (MIB // 2),
+    "colons": b":" * MIB,
+    "dashes": b"-" * MIB,
     "begins": b"-----BEGIN " * (MIB // 3),
     "keys": b"-----BEGIN PRIVATE KEY-----\n" * (MIB // 8),
-    "words": b"-----BEGIN " + b"A " * 2 * MIB,
+    "words": b"-----BEGIN " + b"A " * (MIB // 2),
     "passwords": b"password" * (MIB // 2),
     "assigned": b"password = \n" * (MIB // 3),
     "secrets": b"x_secret_key=" * (MIB // 3),
@@ -108,23 +108,23 @@ HOSTILE = {
     "aws": b"aws_secret" * (MIB // 3),
     "argon": b"$argon2id$" * (MIB // 3),
     "pbkdf": b"pbkdf2-sha512:" * (MIB // 4),
-    "sig": b"sv=" + b"a&" * 2 * MIB + b"sig=",
-    "certificates": b"-----BEGIN CERTIFICATE-----\n" + b"A" * 3 * MIB,
-    "passwd": b"a:" * 2 * MIB,
+    "sig": b"sv=" + b"a&" * (MIB // 2) + b"sig=",
+    "certificates": b"-----BEGIN CERTIFICATE-----\n" + b"A" * MIB,
+    "passwd": b"a:" * (MIB // 2),
     "rows": b"a:b:1000:1000:::\n" * (MIB // 5),
     "ssh": b"ssh-ed25519 " * (MIB // 4),
     "docker": b'"auth":' * (MIB // 2),
     "kickstart": b"user " + b"--password=" * (MIB // 4),
-    "lines": b"\n" * 4 * MIB,
+    "lines": b"\n" * MIB,
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_content_makes_a_check_slow(name: str, root: Root) -> None:
-    root.write("etc/passwd-", HOSTILE[name][: 4 * MIB])
-    root.write("etc/netplan/x", HOSTILE[name][: 4 * MIB])
+    root.write("etc/passwd-", HOSTILE[name][:MIB])
+    root.write("etc/netplan/x", HOSTILE[name][:MIB])
     seconds, _ = timed(root)
-    assert seconds < 8
+    assert seconds < 4
 
 
 def test_key_beginnings_by_the_thousand_hide_no_key(root: Root) -> None:
