@@ -7,7 +7,7 @@ export DEBIAN_FRONTEND := noninteractive
 APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent mtools \
        openssh-client openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid \
        systemd systemd-boot-efi tar xz-utils zstd
-TEST := btrfs-progs libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu openssh-server xfsprogs
+TEST := btrfs-progs libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu openssh-server python3-m2crypto xfsprogs
 
 FAST := -m "not slow" -n 2 --dist loadfile
 
@@ -22,15 +22,7 @@ demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, b
 	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
 	$(SUDO) $(VENV)/bin/kiosk demo
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-test: APT += $(TEST)
-=======
-test: APT += python3-m2crypto
->>>>>>> hepix
-=======
 test test-fast: APT += $(TEST)
->>>>>>> golden
 test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
 	@echo "==> All tests: the fast ones first (20 minutes at the most; $(VENV)/bin/pytest by hand)"
 	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest $(FAST) --durations=5
