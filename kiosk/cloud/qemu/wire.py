@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from kiosk.cloud import untrusted
 from kiosk.errors import GuestError
 
@@ -44,8 +46,8 @@ class Wire:
             self._fill(until)
         raw, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            value = json.loads(raw.rpartition(b"\xff")[2])
-        except (ValueError, RecursionError):
+            value = from_json(raw.rpartition(b"\xff")[2])
+        except ValueError:
             raise GuestError(f"the {self._what} answered with something that is not JSON") from None
         if not isinstance(value, dict):
             raise GuestError(f"the {self._what} answered with something that is not an object")
