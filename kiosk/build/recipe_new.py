@@ -61,7 +61,7 @@ etc = [{etc}]
 {switches}
 # A finding of the audit that is accepted, with its reason: both are published with the image.
 # [[exceptions]]
-# check = "setuid"
+# check = "setuid-file"
 # path = "/usr/bin/example"
 # reason = "Needed by ..., and audited on ..."
 {exceptions}"""
