@@ -11,17 +11,25 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kiosk.disk.content import ENCRYPTED
 from kiosk.disk.disk import probe, root_volume
 from kiosk.disk.partitions import table
 from kiosk.disk.volume import Node, Volume
-from kiosk.errors import CorruptError, KioskError, PolicyError, StorageError
+from kiosk.errors import (
+    BuildError,
+    CorruptError,
+    KioskError,
+    MissingToolError,
+    PolicyError,
+    StorageError,
+)
 from kiosk.exchange.formats import TRUNCATED
-from kiosk.model.census import FileEntry, write_files
+from kiosk.model.census import FileEntry, write_files, write_packages
 from kiosk.model.manifest import Partition
+from kiosk.packages import Installed, installed
 
 UNKNOWN = "unknown"
 OS_RELEASE = (b"/etc/os-release", b"/usr/lib/os-release")
@@ -39,6 +47,7 @@ class Inside:
     os: str | None = None
     release: str | None = None
     lists: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[Installed, ...] = ()
     unread: str | None = None
 
 
@@ -78,20 +87,33 @@ def _refuse_cut(head: bytes, size: int, shown: str) -> None:
             raise CorruptError(f"has {size} bytes, its GPT says {end}", where=shown, hint=TRUNCATED)
 
 
-def look_inside(disk: Path, staged: Path) -> Inside:
-    """Reads the system on a disk and writes the list of its files to `staged`. Whatever is wrong with it is said, and
-    no fault."""
+def look_inside(disk: Path, staged: Path, private: Path) -> Inside:
+    """Reads the system on a disk and writes the lists of its files and packages to `staged`. Whatever is wrong with it
+    is said, and no fault. `private` is for what comes between."""
     try:
         with root_volume(disk) as volume:
-            return read_tree(volume, staged)
+            inside = read_tree(volume, staged)
+            packages = read_packages(volume, private)
     except StorageError:
         raise
     except KioskError as e:
         return Inside(unread=e.what)
+    if not packages:
+        return inside
+    (staged / "packages.json").write_bytes(write_packages([p.row() for p in packages]))
+    return replace(inside, packages=packages, lists={**inside.lists, "packages": "packages.json"})
+
+
+def read_packages(volume: Volume, private: Path) -> tuple[Installed, ...]:
+    """The packages of a tree; none where it has no database of them that can be read."""
+    try:
+        return tuple(installed(volume, private))
+    except (BuildError, CorruptError, MissingToolError):
+        return ()
 
 
 def read_tree(volume: Volume, staged: Path) -> Inside:
-    """The system of a root file system, and the list of its files. (Its packages would be listed here, too.)"""
+    """The system of a root file system, and the list of its files."""
     releases: dict[bytes, dict[str, str]] = {}
     rows: list[FileEntry] = []
     for node in volume.nodes():

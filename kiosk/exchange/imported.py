@@ -27,6 +27,7 @@ from kiosk.files import copy_sparse, locked, scratch, sha256, storage_errors
 from kiosk.model.base import Digest
 from kiosk.model.manifest import Artifact, ImageManifest, LayerPolicy, Source
 from kiosk.model.names import Version
+from kiosk.packages.sbom import Image, sbom
 from kiosk.progress import bar
 from kiosk.run import tool
 
@@ -131,11 +132,18 @@ def make(
             staged = folder / "version"
             staged.mkdir(mode=0o755)
             partitions = contents.partitions(disk, shown)
-            inside = contents.look_inside(disk, staged)
+            inside = contents.look_inside(disk, staged, folder)
         disk.rename(staged / convert.DISK)
+    system = inside.os or wanted.os or contents.UNKNOWN
+    release = inside.release or wanted.release or contents.UNKNOWN
     with timing.step("digest"):
         artifacts = {"disk": artifact(staged / convert.DISK)}
         artifacts |= {key: artifact(staged / file) for key, file in inside.lists.items()}
+    if inside.packages:
+        date = int(created.timestamp())
+        image = Image(wanted.name, str(version), wanted.description, system, release, date, artifacts)
+        (staged / "sbom.json").write_bytes(sbom(image, inside.packages))
+        artifacts["sbom"] = artifact(staged / "sbom.json")
     source = Source(
         kind="import", name=shown, digest=digest, tree=artifacts["disk"].digest, date=int(created.timestamp())
     )
@@ -146,8 +154,8 @@ def make(
         version=str(version),
         description=wanted.description,
         architecture="x86_64",
-        os=inside.os or wanted.os or contents.UNKNOWN,
-        release=inside.release or wanted.release or contents.UNKNOWN,
+        os=system,
+        release=release,
         created=datetime.fromtimestamp(source.date, UTC),
         source=source,
         partitions=partitions,

@@ -89,12 +89,19 @@ def test_a_system_that_can_be_read_as_data_is_named_and_its_files_are_listed(
         'ID=debian\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nNAME="$(id)"\n'
     )
     (tree / "etc/os-release").symlink_to("../usr/lib/os-release")
+    (tree / "var/lib/dpkg").mkdir(parents=True)
+    (tree / "var/lib/dpkg/status").write_text(
+        "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2\n\n"
+    )
     run(["mkfs.ext4", "-q", "-d", tree, tmp_path / "d", "8M"], timeout=60)
     done = import_file(settings, tmp_path / "d", wanted(format="raw"))
     assert (done.manifest.os, done.manifest.release, done.unread) == ("debian", "bookworm", None)
     rows = {row["path"]: row for row in json.loads((done.folder / "files.json").read_bytes())}
     assert rows["/etc/os-release"]["target"] == "../usr/lib/os-release"
     assert rows["/usr/lib/os-release"]["digest"] == sha256(tree / "usr/lib/os-release")[7:39]
+    packages = json.loads((done.folder / "packages.json").read_bytes())
+    assert [(p["name"], p["version"]) for p in packages] == [("bash", "5.2")]
+    assert "pkg:deb/debian/bash@5.2" in (done.folder / "sbom.json").read_text()
 
 
 def test_a_disk_with_an_encrypted_partition_is_refused(
