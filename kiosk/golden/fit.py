@@ -66,6 +66,7 @@ UseHostname=no
 """
 OTHER_NETWORKS = ("networking.service", "NetworkManager.service", "network.service", "ifup@.service")
 UNITS = "usr/lib/systemd/system"
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,100}")
 REAL = (
     "boot",
     "etc",
@@ -126,6 +127,8 @@ def newest_kernel(root: Path) -> Kernel:
     found = []
     for file in (root / "boot").glob("vmlinuz-*"):
         version = file.name.removeprefix("vmlinuz-")
+        if not VERSION.fullmatch(version):
+            continue
         modules = root / "usr/lib/modules" / version
         if _plain(file) and not modules.is_symlink() and (modules / "modules.dep").is_file():
             found.append((_order(version), Kernel(file, modules)))

@@ -7,6 +7,7 @@ frozen for as long as a point-in-time copy takes to begin. A node that isn't rea
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,17 +119,18 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         manifest = making.version(root, work.staged, folder)
         with timing.step("store"):
             put_in_place(work.staged, target)
-        dropped = drop_old(settings.images / name, found.definition.keep)
+        dropped = drop_old(settings.images / name, found.definition.keep, version)
     return Snapshot(manifest, target, capture, removed, trust is not None, dropped, timing.steps)
 
 
 def take_tree(capture: Capture, root: Path, definition: Definition) -> None:
     """The node's files, but for what is left out, as a tree of our own; the captured disk is dropped."""
+    skip = left_out(definition.leave_out)
     if capture.tree is not None:
         capture.tree.rename(root)
+        drop_left_out(root, skip)
         return
     assert capture.disk is not None
-    skip = left_out(definition.leave_out)
     recover(capture.disk)
     check(capture.disk)
     with (
@@ -137,6 +139,15 @@ def take_tree(capture: Capture, root: Path, definition: Definition) -> None:
     ):
         extract(volume, root, skip=skip, progress=progress.update)
     capture.disk.unlink()
+
+
+def drop_left_out(root: Path, skip: left_out) -> None:
+    """Takes out of a tree what is left out: a source that reads files leaves out what it knows of by itself."""
+    for path in list(clean.walk(root)):
+        if path.is_symlink() or path.exists():  # else gone with its folder
+            name = b"/" + os.fsencode(path.relative_to(root))
+            if skip(name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 class left_out:
@@ -221,8 +232,9 @@ def subject(definition: Definition) -> Subject:
     )
 
 
-def drop_old(folder: Path, keep: int) -> tuple[Version, ...]:
-    """Removes all but the newest `keep` built versions of an image; what is published stays published."""
+def drop_old(folder: Path, keep: int, made: Version) -> tuple[Version, ...]:
+    """Removes all but the newest `keep` built versions of an image, and never the one that was just `made`; what is
+    published stays published."""
     for gone in folder.glob(".gone-*"):  # a killed run's
         shutil.rmtree(gone)
     versions = []
@@ -231,7 +243,7 @@ def drop_old(folder: Path, keep: int) -> tuple[Version, ...]:
             versions.append(Version.parse(path.name))
         except UsageError:
             continue
-    old = sorted(versions)[:-keep]
+    old = [v for v in sorted(versions)[:-keep] if v != made]
     for version in old:
         gone = folder / f".gone-{version}"  # renamed first: a version is there whole or not at all
         (folder / str(version)).rename(gone)

@@ -44,7 +44,12 @@ class Workshop:
             place = tree / "usr/lib/modules"
             shutil.rmtree(place)
             place.mkdir()
-            shutil.copytree(modules, place / modules.name, symlinks=True)
+            try:
+                shutil.copytree(modules, place / modules.name, symlinks=True)
+            except shutil.Error as e:
+                raise BuildError(
+                    f"the modules of the kernel {modules.name} can't be copied: {str(e)[:300]}"
+                ) from None
             path = f"/boot/initrd.img-{modules.name}"
             dracut = ["dracut", "--force", "--no-hostonly", "--reproducible", "--kver", modules.name, path]
             try:
