@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
+
+# tqdm's own lock is shared with forked processes: one that is killed while it holds it stops all others for ever.
+tqdm.set_lock(threading.RLock())
 
 if TYPE_CHECKING:
     Bar = tqdm[NoReturn]
