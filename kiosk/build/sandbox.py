@@ -43,6 +43,7 @@ def in_tree(tree: Path, argv: Sequence[str], *, timeout: float) -> str:
     """Runs a program of a root tree in that tree, as root and in its own mount and process namespaces, and
     returns what it printed. Raises CommandError as `kiosk.run.run` does."""
     words: list[str | Path] = [*namespaces(), f"--root={tree}", "--wd=/", "--mount-proc"]
+    (tree / "proc").mkdir(exist_ok=True)
     clean = ["/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/root"]
     try:
         return run([*words, *clean, *argv], timeout=timeout)

@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from kiosk import files
 from kiosk.build import image
 from kiosk.build.book import Book
 from kiosk.build.image import unpack
+from kiosk.build.sandbox import in_tree
 from kiosk.build.trees import recipe_digest
 from kiosk.cloud.qemu import agent
 from kiosk.cloud.qemu.wire import monitor
@@ -142,32 +143,22 @@ def _install(tree: Path, debs: Path) -> None:
          "-o", "Debug::NoLocking=1", *PACKAGES],
         timeout=600,
     )  # fmt: skip
+    dpkg(tree, sorted(archives.glob("*.deb")), "--force-depends")
+
+
+def dpkg(tree: Path, debs: Sequence[Path], *options: str) -> None:
+    """Installs packages in the tree by its own dpkg; nothing is started."""
     for device, number in DEVICES.items():
-        os.mknod(tree / "dev" / device, stat.S_IFCHR | 0o666, os.makedev(*number))
-    (tree / "debs").mkdir()
-    for deb in archives.glob("*.deb"):
-        shutil.copy(deb, tree / "debs")
+        if not (tree / "dev" / device).exists():
+            os.mknod(tree / "dev" / device, stat.S_IFCHR | 0o666, os.makedev(*number))
     policy = tree / "usr/sbin/policy-rc.d"
     policy.write_text(NO_SERVICES)
     policy.chmod(0o755)
-    names = [f"/debs/{p.name}" for p in sorted((tree / "debs").glob("*.deb"))]
-    run(
-        [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "chroot",
-            tree,
-            "dpkg",
-            "-i",
-            "--force-depends",
-            *names,
-        ],
-        timeout=600,
-        env={"DEBIAN_FRONTEND": "noninteractive"},
-    )
+    (tree / "debs").mkdir()
+    for deb in debs:
+        shutil.copy(deb, tree / "debs")
+    words = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", *options, "-i"]
+    in_tree(tree, [*words, *(f"/debs/{deb.name}" for deb in debs)], timeout=600)
     policy.unlink()
     shutil.rmtree(tree / "debs")
     for device in DEVICES:

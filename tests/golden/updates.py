@@ -5,14 +5,13 @@ The node's tree gets the older ones, and the newer ones beside them, for the nod
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiosk.run import run
+from tests.golden.node import dpkg
 from tests.simulators.images import kept_home
 
 WAITING = "var/cache/apt/archives"
@@ -35,7 +34,6 @@ CANDIDATES = (
     "libpython3.11-stdlib",
     "python3.11",
 )
-DEVICES = {"null": (1, 3), "zero": (1, 5), "urandom": (1, 9)}
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def put_back(tree: Path) -> list[Update]:
     cache = kept_home() / "cache/golden/updates"
     cache.mkdir(parents=True, exist_ok=True)
     older = [_deb(cache, u.name, u.before) for u in updates]
-    _dpkg(tree, older)
+    dpkg(tree, older, "--force-downgrade")
     (tree / WAITING).mkdir(parents=True, exist_ok=True)
     for update in updates:
         shutil.copy(_deb(cache, update.name, update.after), tree / WAITING)
@@ -94,25 +92,3 @@ def _deb(cache: Path, name: str, version: str) -> Path:
     if not file.exists():
         run(["apt-get", "download", "-qq", f"{name}={version}"], timeout=300, cwd=cache)
     return file
-
-
-def _dpkg(tree: Path, debs: list[Path]) -> None:
-    for device, number in DEVICES.items():
-        if not (tree / "dev" / device).exists():
-            os.mknod(tree / "dev" / device, stat.S_IFCHR | 0o666, os.makedev(*number))
-    policy = tree / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
-    (tree / "debs").mkdir()
-    for deb in debs:
-        shutil.copy(deb, tree / "debs")
-    run(
-        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "chroot", tree, "dpkg", "--force-downgrade", "-i",
-         *(f"/debs/{deb.name}" for deb in debs)],
-        timeout=600,
-        env={"DEBIAN_FRONTEND": "noninteractive"},
-    )  # fmt: skip
-    policy.unlink()
-    shutil.rmtree(tree / "debs")
-    for device in DEVICES:
-        (tree / "dev" / device).unlink()
