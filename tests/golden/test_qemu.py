@@ -185,9 +185,11 @@ def test_a_node_without_a_living_agent_is_not_captured(how: str, vm: GoldenVm, f
             "stopped": ("systemctl stop qemu-guest-agent", "systemctl start qemu-guest-agent"),
             "hung": ("pkill -STOP qemu-ga", "pkill -CONT qemu-ga"),
         }[how]
-        vm.shell(f"systemd-run -q /bin/sh -c '{stop}; sleep 15; {start}'")
+        # Not at once: the agent has yet to say how this command ended.
+        vm.shell(f"systemd-run -q /bin/sh -c 'sleep 3; {stop}; sleep 15; {start}'")
+        until = time.monotonic() + LIMIT
         while alive(vm):
-            pass
+            assert time.monotonic() < until
         begun = time.monotonic()
         with pytest.raises(GuestError, match="can't be frozen: the guest agent does not answer"):
             source.capture(folder)
