@@ -138,7 +138,9 @@ def thawed(domain: GoldenDomain) -> bool:
 def test_a_hung_agent_is_an_error_within_the_time(domain: GoldenDomain, folder: Path) -> None:
     with unharmed(domain, gap=1.5):
         # Not at once: the agent has yet to say how this command ended.
-        domain.shell("systemd-run -q /bin/sh -c 'sleep 3; pkill -STOP qemu-ga; sleep 20; pkill -CONT qemu-ga'")
+        domain.shell(
+            "systemd-run -q /bin/sh -c 'sleep 3; pkill -STOP qemu-ga; sleep 20; pkill -CONT qemu-ga'"
+        )
         until = time.monotonic() + LIMIT
         while answers(domain):
             assert time.monotonic() < until
