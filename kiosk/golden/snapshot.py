@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kiosk.build import clean, sandbox, uki
 from kiosk.build.book import Book
@@ -95,7 +96,7 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         full_disk(settings.home),
     ):
         with timing.step("ready"):
-            answer = ask(source, found.definition.ready)
+            ask(source, found.definition.ready)
         with timing.step("capture"):
             (folder / "capture").mkdir()
             capture = source.capture(folder / "capture")
@@ -110,17 +111,24 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         target = settings.images / name / str(version)
         if target.exists():
             raise UsageError(f"{name}@{version} is there already", where=str(target))
-        parameters = {
-            "golden": found.definition.model_dump(mode="json"),
-            "capture": {"method": capture.method, "ready": answer},
-        }
-        origin = Origin("golden-node", name, found.digest, parameters)
+        origin = Origin("golden-node", name, found.digest, parameters(found.definition, capture))
         making = Making(subject(found.definition), version, origin, date, trust, timing)
         manifest = making.version(root, work.staged, folder)
         with timing.step("store"):
             put_in_place(work.staged, target)
         dropped = drop_old(settings.images / name, found.definition.keep, version)
     return Snapshot(manifest, target, capture, removed, trust is not None, dropped, timing.steps)
+
+
+def parameters(definition: Definition, capture: Capture) -> dict[str, Any]:
+    """What the provenance says was asked for. Where the node is, how it is reached, and what it answered are the
+    site's own: they are not published; the definition's digest covers them."""
+    ready = definition.ready
+    return {
+        "golden": definition.model_dump(mode="json", exclude={"source", "ready"}),
+        "capture": {"source": definition.source.kind, "method": capture.method},
+        "ready": None if ready is None else ready.ask or "a command of the site's own",
+    }
 
 
 def take_tree(capture: Capture, root: Path, definition: Definition) -> None:

@@ -12,7 +12,8 @@ from kiosk.build.trees import Forest
 from kiosk.config import Settings
 from kiosk.errors import UsageError
 from kiosk.golden.definition import golden
-from kiosk.golden.snapshot import drop_left_out, drop_old, left_out
+from kiosk.golden.snapshot import drop_left_out, drop_old, left_out, parameters
+from kiosk.golden.source import Capture
 from kiosk.golden.workshop import Workshop
 from kiosk.model.names import Version
 from tests.simulators.images import built_image, kept_home
@@ -96,6 +97,16 @@ def test_a_golden_node_is_not_called_like_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "golden/debian-12-minimal.toml").write_text(GOOD.replace("batch", "debian-12-minimal"))
     with pytest.raises(UsageError, match="a recipe is called"):
         golden(Settings(home=tmp_path, recipes=tmp_path), "debian-12-minimal")
+
+
+def test_where_a_node_is_and_what_it_answered_is_not_published(tmp_path: Path) -> None:
+    (tmp_path / "golden").mkdir()
+    ready = '[ready]\nwhere = "builder"\nrun = ["ask", "golden.example.org"]\n'
+    (tmp_path / "golden/batch.toml").write_text(GOOD + ready)
+    found = golden(Settings(home=tmp_path, recipes=tmp_path), "batch")
+    said = parameters(found.definition, Capture(method="copy of a file (raw)"))
+    assert said["golden"]["name"] == "batch" and said["capture"]["source"] == "disk"
+    assert "example.org" not in repr(said) and "/dev/golden" not in repr(said)
 
 
 @pytest.mark.slow
