@@ -192,9 +192,14 @@ class LibvirtSource:
         job = _fields(self._virsh("domjobinfo"))
         if job.get("Job type", "None") == "None":
             return False
-        if job.get("Operation") == "Backup" and "/kiosk-golden-" in self._virsh("backup-dumpxml"):
-            self._virsh("domjobabort", timeout=LONG)
-            return True
+        try:
+            if job.get("Operation") == "Backup" and "/kiosk-golden-" in self._virsh("backup-dumpxml"):
+                self._virsh("domjobabort", timeout=LONG)
+                return True
+        except GuestError:
+            if _fields(self._virsh("domjobinfo")).get("Job type", "None") != "None":
+                raise
+            return True  # it came to its own end meanwhile
         raise BusyError(
             f"libvirt has another job for it: {untrusted.line(str(job.get('Operation')), limit=100)}",
             where=self.settings.domain,
