@@ -93,7 +93,7 @@ def test_an_unknown_name_brings_the_nearest(own: Path) -> None:
 def test_a_tree_is_made_again_when_an_element_or_a_package_changes(own: Path) -> None:
     def digests() -> tuple[str, str]:
         found = book(own)
-        return base_digest(found, found.entry("mine")), recipe_digest(found, found.entry("mine"))
+        return base_digest(found, found.entry("mine").base), recipe_digest(found, found.entry("mine"))
 
     base, first = digests()
     (own / "images/mine.toml").write_text(GOOD.replace("[policy]", "description = 'words'\n[policy]"))
