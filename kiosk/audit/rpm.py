@@ -17,6 +17,9 @@ DATABASES = tuple(
     for folder in (b"/usr/lib/sysimage/rpm/", b"/var/lib/rpm/")
     for name in (b"rpmdb.sqlite", b"Packages.db", b"Packages")
 )
+BESIDE = {b"rpmdb.sqlite": (b"rpmdb.sqlite-wal",), b"Packages.db": (b"Index.db",), b"Packages": ()}
+"""What belongs to a database beside its file. Nothing else of the folder is copied: rpm reads macros, which run
+programs, from files in its home."""
 LARGEST = 1 << 30
 SECONDS = 120
 _PACKAGES = "%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t%{ARCH}\\t%{SOURCERPM}\\n"
@@ -32,7 +35,9 @@ def read(tree: Tree) -> Owners:
     """The packages and their files; a database that can't be read is a fault."""
     with tempfile.TemporaryDirectory(prefix="kiosk-rpm-") as name:
         try:
-            folder = Path(name)
+            folder = Path(name) / "db"
+            folder.mkdir()
+            (Path(name) / "home").mkdir()
             if not _copy(tree, folder):
                 return Owners("rpm", faults=("the rpm database is larger than can be",))
             packages = [_package(line) for line in _ask(folder, _PACKAGES)]
@@ -44,14 +49,16 @@ def read(tree: Tree) -> Owners:
 
 
 def _copy(tree: Tree, folder: Path) -> bool:
-    """Copies the folder of the database that is there; False when it is too large."""
+    """Copies the database that is there; False when it is too large."""
     database = next(n for p in DATABASES if (n := tree.file(p)) is not None)
+    above, _, own = database.path.rpartition(b"/")
+    beside = [tree.file(above + b"/" + name) for name in BESIDE.get(own, ())]
     left = LARGEST
-    for node in tree.below(database.path.rpartition(b"/")[0]):
+    for node in [database, *(n for n in beside if n is not None)]:
         left -= node.size
         if left < 0:
             return False
-        with (folder / node.path.rpartition(b"/")[2].decode("utf-8", "replace")).open("wb") as f:
+        with (folder / node.path.rpartition(b"/")[2].decode()).open("wb") as f:
             for piece in tree.volume.read(node):
                 f.write(piece)
     return True
@@ -60,7 +67,7 @@ def _copy(tree: Tree, folder: Path) -> bool:
 def _ask(folder: Path, form: str) -> list[list[str]]:
     """One query about all packages, as rows of words."""
     argv: list[str | Path] = ["rpm", "--dbpath", folder, "-qa", "--qf", form]
-    out = run(argv, timeout=SECONDS, env={"HOME": str(folder)})  # nobody's own macros
+    out = run(argv, timeout=SECONDS, env={"HOME": str(folder.parent / "home")})
     return [line.split("\t") for line in out.splitlines()]
 
 
