@@ -13,7 +13,6 @@ import glob
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -21,6 +20,7 @@ from typing import IO, BinaryIO
 from kiosk.errors import BusyError, KioskError, StorageError
 
 CHUNK = 1 << 20
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -148,7 +148,44 @@ def remove_tree(path: Path) -> None:
     below = [m for m in (line.split(" ")[1] for line in mounts.splitlines()) if Path(m).is_relative_to(path)]
     if below:
         raise KioskError(f"{below[0]} is still mounted, so {path} is not removed", hint=f"umount {below[0]}")
-    shutil.rmtree(path)
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        remove_below(parent, path.name)
+    finally:
+        os.close(parent)
+
+
+def remove_below(parent: int, name: str) -> None:
+    """Removes the folder `name` in the open folder `parent` and all that it holds, following no link. Folders further
+    below are first moved up into it: any depth takes two open folders and no recursion, and what a killed process
+    leaves is all in that folder."""
+    top = os.open(name, FOLDER, dir_fd=parent)
+    try:
+        while folders := _without_files(top):
+            for folder in folders:
+                fd = os.open(folder, FOLDER, dir_fd=top)
+                try:
+                    for below in _without_files(fd):
+                        os.rename(below, f".kiosk-{secrets.token_hex(12)}", src_dir_fd=fd, dst_dir_fd=top)
+                finally:
+                    os.close(fd)
+                os.rmdir(folder, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _without_files(folder: int) -> list[str]:
+    """Removes all from an open folder but the folders in it, and returns their names."""
+    with os.scandir(folder) as found:
+        entries = [(e.name, e.is_dir(follow_symlinks=False)) for e in found]
+    for name, is_dir in entries:
+        if not is_dir:
+            os.unlink(name, dir_fd=folder)
+    return [name for name, is_dir in entries if is_dir]
 
 
 def sha256(source: Path | IO[bytes]) -> str:

@@ -16,8 +16,11 @@ from kiosk.build import esp, ext4, gpt, uki
 from kiosk.errors import BuildError
 from kiosk.model.manifest import Partition, Verity
 from kiosk.run import run
+from kiosk.sanitise.tree import Tree
 
 NAMESPACE = uuid.UUID("5a1c0de5-7e2b-5c3b-9b0e-6b696f736b31")
+OS_RELEASE = ("usr/lib/os-release", "etc/os-release")
+LARGEST_OS_RELEASE = 64 << 10
 CMDLINE = (
     "root=/dev/mapper/root roothash={root_hash}"
     " systemd.verity_root_data=PARTLABEL=root systemd.verity_root_hash=PARTLABEL=verity"
@@ -55,6 +58,17 @@ def boot_files(root: Path) -> Boot:
     return Boot(kernels[0], initrd)
 
 
+def os_release(root: Path) -> bytes:
+    """The tree's os-release(5), links resolved inside the tree; BuildError where it has none."""
+    with Tree(root) as tree:
+        for name in OS_RELEASE:
+            real = tree.resolve(name.split("/"))
+            data = tree.read(real, LARGEST_OS_RELEASE) if real else None
+            if data is not None:
+                return data
+    raise BuildError("the tree has no /usr/lib/os-release: is this a root file system?")
+
+
 def assemble(
     root: Path, boot: Boot, target: Path, *, name: str, date: int, size: int | None, folder: Path
 ) -> Disk:
@@ -69,11 +83,10 @@ def assemble(
     root_hash = _verity(data, hashes, salt=salt, uuid=ids["verity"])
     cmdline = CMDLINE.format(root_hash=root_hash)
     image = folder / "uki.efi"
-    os_release = (
-        (root / "usr/lib/os-release") if (root / "usr/lib/os-release").is_file() else root / "etc/os-release"
-    )
+    release = folder / "os-release"
+    release.write_bytes(os_release(root))
     uki.make(
-        image, kernel=boot.kernel, initrd=boot.initrd, cmdline=cmdline, os_release=os_release, folder=folder
+        image, kernel=boot.kernel, initrd=boot.initrd, cmdline=cmdline, os_release=release, folder=folder
     )
     system = folder / "esp.img"
     esp.make(system, image, serial=ids["esp"][:8], date=date)

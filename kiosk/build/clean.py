@@ -8,13 +8,13 @@ here is only what the making of a tree leaves in it.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kiosk.model.accounts import AccountPolicy
 from kiosk.sanitise.engine import sanitise
 from kiosk.sanitise.rules import Rule, load
+from kiosk.sanitise.tree import Tree
 
 EMPTIED = ("boot", "usr/share/pkg-map")
 """Folders that stay, empty: the kernel stands beside the root, not in it."""
@@ -34,6 +34,8 @@ REMOVED = (
 )
 """Traces of diskimage-builder."""
 LINKS = {"etc/mtab": "../proc/self/mounts"}
+FOLDERS = ("dev", "proc", "sys", "run", "boot", "opt", "var", "etc")
+"""What must be a folder of the image itself: a link there leads to what the image doesn't have."""
 TOP_LINKS = ("vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old")
 
 
@@ -42,30 +44,23 @@ def clean(root: Path, date: int, table: Sequence[Rule] | None = None) -> None:
     sanitising, of which those for builds apply; by default kiosk's own."""
     rules = [rule for rule in (load() if table is None else table) if rule.builds]
     sanitise(root, rules, AccountPolicy())
-    for name in EMPTIED:
-        _empty(root / name)
-    for pattern in REMOVED:
-        for path in root.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for name in TOP_LINKS:
-        (root / name).unlink(missing_ok=True)
-    for name in ("dev", "proc", "sys", "run", "tmp", "boot", "opt", "var/tmp", "etc"):
-        (root / name).mkdir(exist_ok=True)
-        (root / name).chmod(0o755)
-    for name in ("tmp", "var/tmp"):
-        (root / name).chmod(0o1777)
-    for name, target in LINKS.items():
-        (root / name).unlink(missing_ok=True)
-        (root / name).symlink_to(target)
+    with Tree(root) as tree:
+        for name in FOLDERS:
+            tree.real_folder(tuple(name.split("/")), 0o755)
+        for name in ("tmp", "var/tmp"):
+            tree.real_folder(tuple(name.split("/")), 0o1777)
+        for name in EMPTIED:
+            folder = tuple(name.split("/"))
+            for below in tree.names(folder) if tree.is_folder(folder) else ():
+                tree.remove((*folder, below))
+        for pattern in REMOVED:
+            for parts in tree.glob(pattern):
+                tree.remove(parts)
+        for name in TOP_LINKS:
+            tree.clear((name,))
+        for name, target in LINKS.items():
+            tree.link(tuple(name.split("/")), target)
     clamp(root, date)
-
-
-def _empty(folder: Path) -> None:
-    if not folder.is_dir() or folder.is_symlink():
-        return
-    for entry in os.scandir(folder):
-        path = Path(entry.path)
-        shutil.rmtree(path) if entry.is_dir(follow_symlinks=False) else path.unlink()
 
 
 def clamp(root: Path, date: int) -> None:

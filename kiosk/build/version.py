@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +28,12 @@ from kiosk.packages import Installed, installed
 from kiosk.packages.sbom import Image, sbom
 from kiosk.packages.wheels import Wheel, wheels
 from kiosk.progress import bar
+from kiosk.sanitise.tree import Tree
 from kiosk.store.regions import digests
 
 MIB = 1 << 20
+KIOSK = ("usr", "lib", "kiosk")
+"""Where an image says what it is."""
 
 
 @dataclass
@@ -180,17 +182,16 @@ class Making:
     def _inject(self, root: Path) -> None:
         """What the guest must know about itself, kept out of the tree so that the tree can be shared."""
         subject = self.subject
-        folder = root / "usr/lib/kiosk"
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         identity = {"schema": "kiosk.image-identity/1", "name": subject.name, "version": str(self.number)}
-        write_json(folder / "image.json", identity)
-        (folder / "policy.json").write_bytes(subject.policy.to_json())
-        if self.trust is not None:
-            shutil.copyfile(self.trust, folder / "root.json")
-        for name in ("image.json", "policy.json", "root.json"):
-            if (folder / name).exists():
-                (folder / name).chmod(0o644)
-        folder.chmod(0o755)
+        with Tree(root) as tree:
+            if not tree.is_folder(KIOSK):
+                tree.clear(KIOSK)
+            tree.put((*KIOSK, "image.json"), json_text(identity).encode(), 0o644)
+            tree.put((*KIOSK, "policy.json"), subject.policy.to_json(), 0o644)
+            tree.clear((*KIOSK, "root.json"))
+            if self.trust is not None:
+                tree.put((*KIOSK, "root.json"), self.trust.read_bytes(), 0o644)
+            tree.real_folder(KIOSK, 0o755)
 
 
 def put_in_place(staged: Path, target: Path) -> None:
@@ -216,9 +217,9 @@ def next_version(folder: Path, date: int) -> Version:
     return Version((day, max(numbers) + 1))
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes a value as JSON that people can read, the same bytes for the same value."""
-    path.write_text(json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def json_text(value: object) -> str:
+    """A value as JSON that people can read, the same text for the same value."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 
 def artifact(path: Path) -> Artifact:

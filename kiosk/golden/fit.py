@@ -9,14 +9,16 @@ host's systemctl, as links in the tree.
 from __future__ import annotations
 
 import re
-import shutil
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiosk.build import guest
+from kiosk.build.assemble import os_release
 from kiosk.errors import BuildError
 from kiosk.run import CommandError, run
+from kiosk.sanitise.tree import Tree, shown
 
 LASTING = (
     # The root is the overlay that the initrd mounted; it is neither checked, grown, nor cared for.
@@ -66,6 +68,7 @@ UseHostname=no
 """
 OTHER_NETWORKS = ("networking.service", "NetworkManager.service", "network.service", "ifup@.service")
 UNITS = "usr/lib/systemd/system"
+ENABLED = ("etc", "systemd", "system")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,100}")
 REAL = (
     "boot",
@@ -77,8 +80,8 @@ REAL = (
     "usr",
     "usr/bin",
     "usr/lib",
-    "usr/lib/kiosk",
     "usr/lib/modules",
+    "usr/lib/systemd",
     UNITS,
 )
 """Folders through which files are written or read here. In a node's tree a link may point anywhere on this host."""
@@ -95,10 +98,7 @@ class Release:
 
 def release_of(root: Path) -> Release:
     """Reads the tree's os-release; BuildError where there is none."""
-    file = next((p for name in ("usr/lib/os-release", "etc/os-release") if _plain(p := root / name)), None)
-    if file is None:
-        raise BuildError("the node's tree has no /usr/lib/os-release: is this a root file system?")
-    text = file.read_bytes()[:65536].decode(errors="replace")
+    text = os_release(root).decode(errors="replace")
     words: dict[str, str] = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', text, re.MULTILINE))
     release = words.get("VERSION_CODENAME") or words.get("VERSION_ID", "")
     return Release(words.get("ID", ""), release, words.get("PRETTY_NAME", words.get("ID", "")))
@@ -114,12 +114,18 @@ class Kernel:
 
 def check_shape(root: Path) -> None:
     """BuildError where a folder that this module goes through is a link: nothing is read or written through it."""
-    for name in REAL:
-        if (root / name).is_symlink():
-            raise BuildError(
-                f"/{name} is a symbolic link in the node's tree",
-                hint="The folders of a root file system must be folders.",
-            )
+    with Tree(root) as tree:
+        names = [tuple(name.split("/")) for name in REAL]
+        if tree.is_folder(ENABLED):
+            # systemctl makes links in these for the units that it enables.
+            names += [(*ENABLED, n) for n in tree.names(ENABLED) if n.endswith((".wants", ".requires"))]
+        for parts in names:
+            found = tree.stat(parts)
+            if found is not None and not stat.S_ISDIR(found.st_mode):
+                raise BuildError(
+                    f"{shown(parts)} is no folder in the node's tree, but a link or a file",
+                    hint="The folders of a root file system must be folders.",
+                )
 
 
 def newest_kernel(root: Path) -> Kernel:
@@ -164,51 +170,59 @@ def fit(root: Path, *, network: str, mask: Iterable[str] = ()) -> None:
     """Fits the tree, which has kiosk's agent in it already. `network` is dhcp, or keep: the node's own."""
     units = root / "usr/lib/kiosk/python/contextualize/systemd"
     enabled = []
-    for unit in sorted(units.iterdir()):
-        shutil.copyfile(unit, root / UNITS / unit.name)
-        (root / UNITS / unit.name).chmod(0o644)
-        if "[Install]" in unit.read_text(encoding="utf-8"):
-            enabled.append(unit.name)
-    _systemctl(root, "enable", enabled)
-    if network == "dhcp":
-        _dhcp(root)
-    masked = {*LASTING, *MANAGERS, *mask}
-    _mask(root, sorted(masked))
-    _systemctl(root, "disable", ["systemd-networkd-wait-online.service"])
-    (root / "etc/systemd/system/default.target").unlink(missing_ok=True)
-    (root / "etc/systemd/system/default.target").symlink_to("/lib/systemd/system/multi-user.target")
+    with Tree(root) as tree:
+        for unit in sorted(units.iterdir()):
+            tree.put((*UNITS.split("/"), unit.name), unit.read_bytes(), 0o644)
+            if "[Install]" in unit.read_text(encoding="utf-8"):
+                enabled.append(unit.name)
+        for name in enabled:  # the node's own unit or mask of that name
+            tree.clear((*ENABLED, name))
+        check_shape(root)
+        _systemctl(root, "enable", enabled)
+        if network == "dhcp":
+            _dhcp(root, tree)
+        for name in sorted({*LASTING, *MANAGERS, *mask}):
+            _mask(tree, name)
+        _systemctl(root, "disable", ["systemd-networkd-wait-online.service"])
+        tree.link((*ENABLED, "default.target"), "/lib/systemd/system/multi-user.target")
 
 
-def _dhcp(root: Path) -> None:
+def _dhcp(root: Path, tree: Tree) -> None:
     """DHCP by systemd-networkd on every wired interface, in the place of whatever the node had."""
-    if not (root / UNITS / "systemd-networkd.service").is_file():
+    units = tuple(UNITS.split("/"))
+    if not tree.is_file((*units, "systemd-networkd.service")):
         raise BuildError(
             "the node has no systemd-networkd, by which the image would ask for its address",
             hint='Install it on the golden node, or write `network = "keep"` into the definition.',
         )
-    folder = root / "etc/systemd/network"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.network"):
-        old.unlink()
-    (folder / "80-kiosk.network").write_text(NETWORK, encoding="utf-8")
-    (folder / "80-kiosk.network").chmod(0o644)
-    there = [
-        u for u in OTHER_NETWORKS if (root / UNITS / u).exists() or (root / "etc/init.d" / u[:-8]).exists()
-    ]
-    _mask(root, there)
+    for old in tree.glob("etc/systemd/network/*.network"):
+        tree.remove(old)
+    tree.put(("etc", "systemd", "network", "80-kiosk.network"), NETWORK.encode(), 0o644)
+    for unit in OTHER_NETWORKS:
+        script = unit.partition(".")[0].rstrip("@")
+        if tree.stat((*units, unit)) is not None or tree.stat(("etc", "init.d", script)) is not None:
+            _mask(tree, unit)
     wanted = ["systemd-networkd.service"]
-    if (root / UNITS / "systemd-resolved.service").is_file():
+    if tree.is_file((*units, "systemd-resolved.service")):
         wanted.append("systemd-resolved.service")
-        (root / "etc/resolv.conf").unlink(missing_ok=True)
-        (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/resolv.conf")
+        tree.link(("etc", "resolv.conf"), "../run/systemd/resolve/resolv.conf")
+    for name in wanted:
+        if _is_masked(tree, name):
+            tree.clear((*ENABLED, name))
     _systemctl(root, "enable", wanted)
 
 
-def _mask(root: Path, units: Iterable[str]) -> None:
-    names = list(units)
-    for name in names:
-        (root / "etc/systemd/system" / name).unlink(missing_ok=True)  # the node's own unit of that name
-    _systemctl(root, "mask", names)
+def _is_masked(tree: Tree, unit: str) -> bool:
+    found = tree.stat((*ENABLED, unit))
+    return found is not None and stat.S_ISLNK(found.st_mode)
+
+
+def _mask(tree: Tree, unit: str) -> None:
+    """As `systemctl mask` does, in the place of the node's own unit of that name."""
+    for n in range(1, len(ENABLED) + 1):
+        if tree.stat(ENABLED[:n]) is None:
+            tree.real_folder(ENABLED[:n], 0o755)
+    tree.link((*ENABLED, unit), "/dev/null")
 
 
 def _systemctl(root: Path, verb: str, units: Iterable[str]) -> None:

@@ -17,12 +17,14 @@ from pathlib import Path
 from kiosk.build import clean, guest
 from kiosk.build.image import unpack
 from kiosk.build.sandbox import in_tree
-from kiosk.build.trees import Tree
+from kiosk.build.trees import Tree as BaseTree
+from kiosk.build.version import KIOSK
 from kiosk.errors import BuildError
 from kiosk.files import scratch
 from kiosk.run import CommandError, run
+from kiosk.sanitise.tree import Tree
 
-KEPT = 4
+KEPT = 16
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
 PYTHON = "usr/lib/kiosk/python"
 
@@ -31,13 +33,14 @@ PYTHON = "usr/lib/kiosk/python"
 class Workshop:
     """`base` is the base tree of the node's release, `cache` keeps initrds, `folder` is private."""
 
-    base: Tree
+    base: BaseTree
     release: str
     cache: Path
     folder: Path
 
     def initrd(self, modules: Path, target: Path) -> None:
         """Writes the initrd for the kernel whose modules are in the folder `modules` (lib/modules/VERSION)."""
+        check_plain(modules)
         kept = self.cache / "initrds" / self._key(modules)
         if not kept.is_file():
             tree = self._tree("initrd")
@@ -57,6 +60,7 @@ class Workshop:
             except CommandError as e:
                 raise BuildError(f"dracut made no initrd for the kernel {modules.name}: {e.what}") from None
             self._keep(tree / path.lstrip("/"), kept)
+        os.utime(kept)  # in use: the oldest are removed
         shutil.copyfile(kept, target)
 
     def python(self, root: Path) -> None:
@@ -69,7 +73,10 @@ class Workshop:
                 path.chmod(0o755 if path.is_dir() else 0o644)
         compile_all = ["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
         in_tree(tree, [*compile_all, f"/{PYTHON}"], timeout=300)
-        shutil.rmtree(root / PYTHON, ignore_errors=True)
+        with Tree(root) as place:  # whatever a node has there is not kiosk's
+            place.clear(KIOSK)
+            place.create((*KIOSK, ".new"), b"", 0o644)
+            place.clear((*KIOSK, ".new"))
         shutil.copytree(tree / PYTHON, root / PYTHON, symlinks=True)
 
     def _tree(self, name: str) -> Path:
@@ -103,3 +110,15 @@ class Workshop:
         for old in sorted(kept.parent.glob("*"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             if old.is_file():
                 old.unlink()
+
+
+def check_plain(modules: Path) -> None:
+    """BuildError where a kernel's modules hold anything but files, folders and links: a device node there is one of
+    this host's devices, and would be read."""
+    for path in clean.walk(modules):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise BuildError(
+                f"the modules of the kernel {modules.name} hold something that is neither file, folder nor link",
+                where=str(path.relative_to(modules.parent)),
+            )

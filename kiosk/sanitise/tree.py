@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from kiosk.errors import PolicyError
+from kiosk.files import remove_below
 from kiosk.sanitise.patterns import name_regex
 
 Parts = tuple[str, ...]
@@ -211,6 +211,31 @@ class Tree:
             finally:
                 os.close(file)
 
+    def put(self, parts: Parts, data: bytes, mode: int) -> None:
+        """Makes a new file in the place of whatever has its name, a link or a folder, too."""
+        self.clear(parts)
+        self.create(parts, data, mode)
+
+    def link(self, parts: Parts, target: str) -> None:
+        """Makes a symbolic link in the place of whatever has its name."""
+        self.clear(parts)
+        with self._unaltered(parts[:-1]) as fd:
+            os.symlink(target, parts[-1], dir_fd=fd)
+
+    def clear(self, parts: Parts) -> None:
+        """Removes what is at `parts`, if anything is."""
+        if self.stat(parts) is not None:
+            self.remove(parts)
+
+    def real_folder(self, parts: Parts, mode: int) -> None:
+        """Makes sure that a folder is there, with this mode, in the place of a link or file of its name."""
+        if not self.is_folder(parts):
+            self.clear(parts)
+            with self._unaltered(parts[:-1]) as fd:
+                os.mkdir(parts[-1], 0o700, dir_fd=fd)
+        with self.folder(parts) as fd:
+            os.fchmod(fd, mode)
+
     def chmod(self, parts: Parts, mode: int) -> bool:
         """Sets a regular file's mode; whether that was a change."""
         with self.folder(parts[:-1]) as fd:
@@ -226,7 +251,7 @@ class Tree:
         """Removes a name and, of a folder, all that is below it."""
         with self._unaltered(parts[:-1]) as fd:
             if self.is_folder(parts):
-                _remove_folder(fd, parts[-1])
+                remove_below(fd, parts[-1])
             else:
                 os.unlink(parts[-1], dir_fd=fd)
 
@@ -251,27 +276,6 @@ def _write(file: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(file, left) :]
-
-
-def _remove_folder(parent: int, name: str) -> None:
-    """Folders below are moved up and removed there: any depth takes two open folders and no recursion."""
-    todo = [name]
-    while todo:
-        here = todo.pop()
-        fd = os.open(here, FOLDER, dir_fd=parent)
-        try:
-            with os.scandir(fd) as found:
-                entries = [(e.name, e.is_dir(follow_symlinks=False)) for e in found]
-            for below, is_dir in entries:
-                if is_dir:
-                    moved = f".kiosk-{secrets.token_hex(12)}"
-                    os.rename(below, moved, src_dir_fd=fd, dst_dir_fd=parent)
-                    todo.append(moved)
-                else:
-                    os.unlink(below, dir_fd=fd)
-        finally:
-            os.close(fd)
-        os.rmdir(here, dir_fd=parent)
 
 
 def shown(parts: Parts) -> str:

@@ -106,12 +106,12 @@ def test_a_node_without_the_releases_python_is_refused(root: Path) -> None:
         fit.check_python(root, "bookworm")
 
 
-@pytest.mark.parametrize("name", ["etc", "etc/systemd/system", "boot", "usr/lib/kiosk"])
+@pytest.mark.parametrize("name", ["etc", "etc/systemd/system", "boot", "usr/lib/systemd"])
 def test_nothing_is_written_or_read_through_a_link_out_of_the_tree(
     root: Path, tmp_path: Path, name: str
 ) -> None:
     fit.check_shape(root)
     (root / name).rename(tmp_path / "elsewhere")
     (root / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BuildError, match="is a symbolic link"):
+    with pytest.raises(BuildError, match="is no folder in the node"):
         fit.check_shape(root)
