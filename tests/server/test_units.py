@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,3 +46,23 @@ def test_the_commands_exist(call: list[str]) -> None:
     assert call[0] == "/usr/bin/kiosk"
     words = [w for w in call[1:] if not w.startswith(("-", "%"))]
     assert "Usage" in run([sys.executable, "-m", "kiosk", *words, "--help"], timeout=60)
+
+
+def test_host_keys_are_made_before_an_ssh_server_that_a_socket_starts(tmp_path: Path) -> None:
+    unit = Path(__file__).parents[2] / "contextualize/systemd/kiosk-ssh-keys.service"
+    (tmp_path / unit.name).write_text(unit.read_text())
+    (tmp_path / "ssh.socket").write_text(
+        "[Socket]\nListenStream=22\nAccept=no\nService=ssh.service\n"
+        "[Install]\nWantedBy=sockets.target\n"
+    )
+    (tmp_path / "ssh.service").write_text("[Service]\nExecStart=/bin/true\n")
+    for target, name in (("sockets", "ssh.socket"), ("multi-user", unit.name)):
+        (tmp_path / f"{target}.target.wants").mkdir()
+        (tmp_path / f"{target}.target.wants" / name).symlink_to(tmp_path / name)
+    said = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "multi-user.target"],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+    )
+    assert not re.search(r"cycle|deleted", said.stdout + said.stderr), said.stderr
