@@ -10,11 +10,7 @@ from pathlib import Path
 from kiosk import clock
 from kiosk.audit.audit import Progress, audit
 from kiosk.audit.model import Facts, Hit, Report
-from kiosk.disk import fstab
-from kiosk.disk.content import EXT
-from kiosk.disk.disk import Disk, Part, probe, root_volume
-from kiosk.disk.ext4 import Ext4Volume
-from kiosk.disk.volume import Volume
+from kiosk.disk.disk import Disk, Part, probe, system
 from kiosk.errors import MissingToolError, NotFoundError
 from kiosk.run import CommandError, run
 
@@ -36,28 +32,9 @@ def audit_disk(
     if not path.exists():
         raise NotFoundError("there is no such disk image", where=str(path))
     disk = probe(path)
-    with root_volume(path) as volume:
-        table = b"" if isinstance(volume, Ext4Volume) else _fstab(volume)
-        beside = [
-            hit for part in disk.parts if not _is_in(part, volume, table) for hit in _beside(disk, part)
-        ]
+    with system(path) as (volume, joined):
+        beside = [hit for part in disk.parts if part.number not in joined for hit in _beside(disk, part)]
         return audit(volume, facts, beside=beside, progress=progress, now=now)
-
-
-def _is_in(part: Part, volume: Volume, table: bytes) -> bool:
-    """Whether a part is in the tree that is looked at: it is the root, or the root's fstab names it."""
-    if part.kind not in EXT:
-        return False
-    if isinstance(volume, Ext4Volume):
-        return volume.uuid == part.content.uuid
-    names = {part.content.uuid, part.content.label, part.partition, part.name} - {""}
-    device = re.search(rb"^/dev/[a-z0-9]*[a-z]%d\s" % part.number, table, re.MULTILINE)
-    return device is not None or any(name.lower().encode() in table.lower() for name in names)
-
-
-def _fstab(volume: Volume) -> bytes:
-    node = next((n for n in volume.nodes() if n.path == b"/etc/fstab"), None)
-    return b"".join(volume.read(node)) if node is not None and node.size < fstab.MAX_SIZE else b""
 
 
 def _beside(disk: Disk, part: Part) -> Iterator[Hit]:

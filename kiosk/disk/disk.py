@@ -106,13 +106,21 @@ def root_volume(path: Path, *, allow_mount: bool = False) -> Iterator[SparseVolu
     says so: for golden nodes' own disks. Raises UsageError where no such tree can be read, and says why;
     CorruptError for damage.
     """
+    with system(path, allow_mount=allow_mount) as (volume, _):
+        yield volume
+
+
+@contextlib.contextmanager
+def system(path: Path, *, allow_mount: bool = False) -> Iterator[tuple[SparseVolume, frozenset[int]]]:
+    """As `root_volume`, and the numbers of the parts that the tree is made of."""
     disk = probe(path)
     with contextlib.ExitStack() as stack:
         fd = stack.enter_context(_opened(path))
         reader = _Reader(disk, fd, stack, allow_mount)
         part, root = reader.root()
         others = reader.others(part, root)
-        yield JoinedVolume(root, others) if others else root
+        numbers = frozenset({part.number, *reader.joined})
+        yield (JoinedVolume(root, others) if others else root), numbers
 
 
 class _Reader:
@@ -123,6 +131,7 @@ class _Reader:
         self._fd = fd
         self._stack = stack
         self._allow_mount = allow_mount
+        self.joined: set[int] = set()
 
     def root(self) -> tuple[Part, Root]:
         found: list[tuple[Part, Root]] = []
@@ -161,6 +170,7 @@ class _Reader:
                     hint="Move it to the root file system, or take the snapshot from the running node.",
                 )
             found[entry.folder] = self._open(other, entry.subvolume)
+            self.joined.add(other.number)
         return found
 
     def _named(self, entry: fstab.Entry, own: tuple[str, int] | None, root: Part) -> Part | None:

@@ -10,6 +10,7 @@ MAX_SIZE = 1 << 20
 _SYSTEM = {"boot", "etc", "home", "opt", "root", "srv", "usr", "var"}
 _READ = {"ext2", "ext3", "ext4", "xfs", "btrfs", "auto"}
 _OCTAL = re.compile(rb"\\([0-7]{3})")
+_BY = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
 _DEVICE = re.compile(r"^(/dev/(?:[shv]d[a-z]+|xvd[a-z]+|(?:nvme\d+n|mmcblk)\d+p))(\d+)$")
 
 
@@ -48,5 +49,13 @@ def entries(text: bytes) -> Iterator[Entry]:
         kind = words[2].decode(errors="replace")
         if kind in _READ and words[1].startswith(b"/") and (not top or top in _SYSTEM):
             options = words[3].decode(errors="replace").split(",") if len(words) > 3 else []
-            source = words[0].decode(errors="replace").replace('"', "")
+            source = _tagged(words[0].decode(errors="replace").replace('"', ""))
             yield Entry(source, folder, kind, tuple(options))
+
+
+def _tagged(source: str) -> str:
+    """udev's links in /dev/disk (udev(7)) as the tags that they stand for."""
+    for folder, tag in _BY.items():
+        if source.startswith(f"/dev/disk/{folder}/"):
+            return f"{tag}={source.rpartition('/')[2]}"
+    return source

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kiosk import clock, files
 from kiosk.config import Settings
-from kiosk.errors import CorruptError, NotFoundError, PolicyError, StorageError
+from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
 from kiosk.model.names import Ref, Version, is_history_path, manifest_path, parse_manifest_path
 from kiosk.progress import bar
@@ -99,10 +99,13 @@ def publish(
     repository = Repository(settings.repository, Keys(settings.keys), ask, now)
     if ADDED & manifest.artifacts.keys():
         raise CorruptError("names an artifact that only publishing adds", where=str(folder / "manifest.json"))
-    added = {} if is_published(repository, manifest) else _checked(checks, manifest, folder)
+    was_there = is_published(repository, manifest)
+    added = {} if was_there else _checked(checks, manifest, folder)
     total = sum(a.size for a in manifest.artifacts.values())
     with repository.locked(), bar(f"publish {ref}", total) as progress:
         already = is_published(repository, manifest)
+        if was_there and not already:
+            raise BusyError(f"{ref} was withdrawn a moment ago", hint="Run the command again.")
         if already or dry_run:
             check_digests(folder, manifest, progress.update)
             unchanged = tuple(StoredArtifact(n, a.size, 0, 0) for n, a in manifest.artifacts.items())

@@ -13,6 +13,7 @@ from kiosk.errors import KioskError, NotFoundError, UsageError
 from kiosk.run import run
 from tests.audit import material
 from tests.audit.images import NOW, Root, clean
+from tests.disk.test_disk import assemble
 
 MIB = 1 << 20
 
@@ -80,6 +81,25 @@ def test_another_file_system_that_nobody_mounts_is_told(root: Root, tmp_path: Pa
     other = file_system(tmp_path / "other", tmp_path / "other.ext4").read_bytes()
     found = audit_disk(disk(tmp_path, root.path, other), Facts(), now=lambda: NOW).findings
     assert [f.path for f in found if f.check == "unexamined"] == ["/dev/third"]
+
+
+def test_a_partition_that_is_named_but_not_looked_into_is_told(tmp_path: Path) -> None:
+    """Beside one that is: the root has its kernels on a file system of their own, and /data on another."""
+    root = clean(tmp_path / "root")
+    root.write("etc/fstab", b"LABEL=kernels /boot ext4 ro 0 2\nLABEL=data /data ext4 defaults 0 2\n")
+    (root.path / "boot").mkdir(exist_ok=True)
+    (root.path / "data").mkdir()
+    folders = {"kernels": tmp_path / "kernels", "data": tmp_path / "data"}
+    parts = [file_system(root.path, tmp_path / "first")]
+    for label, folder in folders.items():
+        folder.mkdir()
+        (folder / "key").write_bytes(material.pem())
+        run(["mkfs.ext4", "-q", "-L", label, "-d", folder, tmp_path / f"{label}.img", "8M"], timeout=60)
+        parts.append(tmp_path / f"{label}.img")
+    image = assemble(tmp_path / "disk", *parts)
+    found = {(f.check, f.path) for f in audit_disk(image, Facts(), now=lambda: NOW).findings}
+    assert ("private-key", "/boot/key") in found
+    assert ("unexamined", "/dev/part2") in found
 
 
 def test_what_is_no_disk_is_an_error(tmp_path: Path) -> None:

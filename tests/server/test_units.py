@@ -52,8 +52,7 @@ def test_host_keys_are_made_before_an_ssh_server_that_a_socket_starts(tmp_path: 
     unit = Path(__file__).parents[2] / "contextualize/systemd/kiosk-ssh-keys.service"
     (tmp_path / unit.name).write_text(unit.read_text())
     (tmp_path / "ssh.socket").write_text(
-        "[Socket]\nListenStream=22\nAccept=no\nService=ssh.service\n"
-        "[Install]\nWantedBy=sockets.target\n"
+        "[Socket]\nListenStream=22\nAccept=no\nService=ssh.service\n[Install]\nWantedBy=sockets.target\n"
     )
     (tmp_path / "ssh.service").write_text("[Service]\nExecStart=/bin/true\n")
     for target, name in (("sockets", "ssh.socket"), ("multi-user", unit.name)):
