@@ -143,7 +143,8 @@ def test_folders_on_file_systems_of_their_own_are_put_in_their_places(tree: Path
     (whole / "var/log/syslog").write_bytes(b"log")
     (whole / "var/log/second").hardlink_to(whole / "var/log/syslog")
     (whole / "etc/fstab").write_text(
-        "# the disk\n/dev/vda1 / ext4 defaults 0 1\n/dev/disk/by-label/kernels /boot ext4 ro 0 2\n/dev/vda3 /var xfs ro\n"
+        "# the disk\n/dev/vda1 / ext4 defaults 0 1\n/dev/disk/by-label/kernels /boot ext4 ro 0 2\n"
+        "/dev/vda3 /var xfs ro\n"
         'PARTLABEL="part3" /var/log auto\nserver:/home /home nfs ro\n/dev/vdb1 /scratch ext4 defaults\n'
         "UUID=0a /srv ext4 nofail\ntmpfs /var/tmp tmpfs\nUUID=1-2 /boot/efi vfat\n"
     )
