@@ -105,6 +105,8 @@ def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _See
             digest, looked = reader.digest(node, algorithm)
             found, whole = looked.digests, looked.whole
             public = _compare(same, expected, digest, looked, seen)
+        if public and whole:
+            seen.hits += reader.strong(same, whole)
         if node.size and not public:
             looked = reader.look(same, whole=whole, pristine=seen.pristine)
             found |= looked.digests

@@ -6,36 +6,26 @@ file up to UNPACKED. What is over is told, never passed over in silence.
 
 from __future__ import annotations
 
-import bz2
 import hashlib
-import lzma
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-
-import zstandard
 
 from kiosk.audit.binaries import binaries
 from kiosk.audit.certificates import certificates
 from kiosk.audit.entropy import key_file
 from kiosk.audit.keys import key_files, private_keys
 from kiosk.audit.model import Hit
+from kiosk.audit.packed import unpack
 from kiosk.audit.sample import OVERLAP, WHOLE, WINDOW, Sample
-from kiosk.audit.words import words
+from kiosk.audit.words import hashes, tokens, words
 from kiosk.disk.volume import Node, SparseVolume, Volume
 from kiosk.errors import CorruptError
 
 LARGEST = 2 << 30
 TOTAL = 64 << 30
-UNPACKED = 8 << 20
 MAX_NAMES = 32
 """A file is looked at under so many of its names; no file that no package brought has more."""
-_PACKED = (
-    (b"\x1f\x8b", "gzip", lambda: zlib.decompressobj(31)),
-    (b"BZh", "bzip2", bz2.BZ2Decompressor),
-    (b"\xfd7zXZ\0", "xz", lambda: lzma.LZMADecompressor(memlimit=256 << 20)),
-)
-_ZSTD = b"\x28\xb5\x2f\xfd"
+_ELF = b"\x7fELF"
 
 
 @dataclass
@@ -102,6 +92,14 @@ class Reader:
             looked.digests["sha256"] = digest.hexdigest()
         return looked
 
+    def strong(self, names: Sequence[Node], whole: bytes) -> list[Hit]:
+        """What has a form of its own in a file that is what its package brought: keys, tokens, hashes. A package may
+        be a site's own, which nobody outside can download. Programs and libraries have such words for their own use."""
+        if whole.startswith(_ELF):
+            return []
+        sample = Sample(names[0], whole, pristine=True)
+        return _under(names, [*private_keys(sample), *tokens(sample), *hashes(sample), *binaries(sample)])
+
     def _small(self, sample: Sample) -> list[Hit]:
         hits = [*private_keys(sample), *words(sample), *certificates(sample), *binaries(sample)]
         hits += self._each(sample)
@@ -164,33 +162,18 @@ class Reader:
 
     def _inside(self, sample: Sample) -> Iterator[Hit]:
         """What a compressed file holds, as far as UNPACKED bytes go."""
-        unpacked = unpack(sample.data)
-        if unpacked is not None and not sample.inside:
-            kind, data = unpacked
-            inner = replace(sample, data=data, whole=len(data) < UNPACKED, inside=kind, pristine=False)
-            yield from private_keys(inner)
-            yield from words(inner)
-            yield from binaries(inner)
-            yield from certificates(inner)
+        found = unpack(sample.data) if not sample.inside else None
+        if found is None:
+            return
+        inner = replace(sample, data=found.data, whole=found.whole, inside=found.kind, pristine=False)
+        yield from private_keys(inner)
+        yield from words(inner)
+        yield from binaries(inner)
+        yield from certificates(inner)
+        if not (found.whole and sample.whole):
+            yield Hit("unexamined", sample.path, f"holds more ({found.kind}) than was unpacked")
 
 
 def _under(names: Sequence[Node], hits: Iterable[Hit]) -> list[Hit]:
     """The same hits under all names of a file."""
     return [replace(hit, path=name.path) for hit in hits for name in names]
-
-
-def unpack(data: bytes) -> tuple[str, bytes] | None:
-    """What compressed data holds: its kind and at most UNPACKED bytes of content; None when it is not compressed."""
-    for magic, kind, make in _PACKED:
-        if data.startswith(magic):
-            try:
-                return kind, make().decompress(data, UNPACKED)
-            except (zlib.error, OSError, EOFError, ValueError, lzma.LZMAError):
-                return None
-    if data.startswith(_ZSTD):
-        try:
-            reader = zstandard.ZstdDecompressor(max_window_size=128 << 20).stream_reader(data)
-            return "zstd", reader.read(UNPACKED)
-        except zstandard.ZstdError:
-            return None
-    return None
