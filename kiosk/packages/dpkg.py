@@ -26,6 +26,8 @@ FORMAT = re.compile(
     rb"\AFormat(?:-Specification)?:\s*https?://www\.debian\.org/doc/packaging-manuals/copyright-format"
 )
 LICENCE = re.compile(rb"^License:[ \t]*([!-~][ -~]{0,100})$", re.MULTILINE)
+INSTALLED = ("installed", "triggers-awaited", "triggers-pending")
+"""States of a package that is there, whole and configured (dpkg(1)): triggers run later."""
 SOURCE = re.compile(r"(\S+)(?:\s+\(([^()\s]+)\))?")
 
 
@@ -50,7 +52,7 @@ def _single(tree: Tree) -> Iterator[Installed]:
 def _packages(tree: Tree, data: bytes, path: str, *, status: bool) -> Iterator[Installed]:
     text = data.decode(errors="replace")
     for stanza in Deb822.iter_paragraphs(text.splitlines(keepends=True), use_apt_pkg=False):
-        if status and not stanza.get("Status", "").endswith(" installed"):
+        if status and stanza.get("Status", "").rpartition(" ")[2] not in INSTALLED:
             continue
         missing = [f for f in ("Package", "Version") if f not in stanza]
         if missing:
