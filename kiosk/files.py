@@ -13,6 +13,7 @@ import glob
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -112,6 +113,22 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
                 where=str(path),
                 hint="Wait until it has finished and run the command again.",
             ) from None
+        yield
+
+
+@contextlib.contextmanager
+def waiting(path: Path, *, what: str, seconds: float) -> Iterator[None]:
+    """As `locked`, but waits for another process that holds the lock; BusyError when it still does after `seconds`."""
+    until = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(path, what=what))
+                break
+            except BusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
         yield
 
 

@@ -33,6 +33,12 @@ REMOVED = (
     "usr/local/bin/pkg-map",
 )
 """Traces of diskimage-builder."""
+KEPT_ATTRIBUTES = (
+    "security.capability",
+    "security.selinux",
+    "system.posix_acl_access",
+    "system.posix_acl_default",
+)
 LINKS = {"etc/mtab": "../proc/self/mounts"}
 FOLDERS = ("dev", "proc", "sys", "run", "boot", "opt", "var", "etc")
 """What must be a folder of the image itself: a link there leads to what the image doesn't have."""
@@ -61,6 +67,15 @@ def clean(root: Path, date: int, table: Sequence[Rule] | None = None) -> None:
         for name, target in LINKS.items():
             tree.link(tuple(name.split("/")), target)
     clamp(root, date)
+
+
+def drop_attributes(root: Path) -> None:
+    """Takes away extended attributes but those that say who may do what: capabilities, ACLs, SELinux labels. Others
+    can hold anything, and nobody looks into them."""
+    for path in [root, *walk(root)]:
+        for name in os.listxattr(path, follow_symlinks=False):
+            if name not in KEPT_ATTRIBUTES:
+                os.removexattr(path, name, follow_symlinks=False)
 
 
 def clamp(root: Path, date: int) -> None:

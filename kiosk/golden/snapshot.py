@@ -24,7 +24,7 @@ from kiosk.config import Settings
 from kiosk.disk.disk import check, recover, root_volume
 from kiosk.disk.extract import extract
 from kiosk.errors import BuildError, UsageError
-from kiosk.files import locked, scratch, storage_errors
+from kiosk.files import locked, scratch, storage_errors, waiting
 from kiosk.golden import fit
 from kiosk.golden.definition import Definition, Golden, golden
 from kiosk.golden.ready import ask
@@ -38,6 +38,8 @@ from kiosk.run import tool
 from kiosk.sanitise.engine import Done, sanitise
 from kiosk.sanitise.rules import load
 
+BUILD_TIME = 3600.0
+"""How long a snapshot waits for a build on the same host, in seconds."""
 LEFT_OUT = (
     "/proc/*",
     "/sys/*",
@@ -95,6 +97,8 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         storage_errors(settings.home),
         full_disk(settings.home),
     ):
+        with timing.step("base"):  # first: it may take minutes, and a node's copy is of one moment
+            workshop = make_workshop(settings, found, folder)
         with timing.step("ready"):
             ask(source, found.definition.ready)
         with timing.step("capture"):
@@ -103,7 +107,7 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         root = folder / "root"
         with timing.step("extract"):
             take_tree(capture, root, found.definition)
-        work = Work(settings, found, root, folder, timing)
+        work = Work(settings, found, workshop, root, folder, timing)
         date = source_date_epoch() or int(now().timestamp()) // DAY * DAY
         removed = work.clean(date)
         name = found.definition.name
@@ -174,6 +178,7 @@ class Work:
 
     settings: Settings
     golden: Golden
+    workshop: Workshop
     root: Path
     folder: Path
     timing: Timing
@@ -191,14 +196,14 @@ class Work:
         with self.timing.step("boot files"):
             kernel = fit.newest_kernel(self.root)
             shutil.copyfile(kernel.file, self.staged / "vmlinuz")
-            workshop = self._workshop()
-            workshop.initrd(kernel.modules, self.staged / "initrd")
+            self.workshop.initrd(kernel.modules, self.staged / "initrd")
         with self.timing.step("sanitise"):
             book = Book.of(self.settings)
             removed = sanitise(self.root, load(book.folders), AccountPolicy(keep=definition.accounts))
             clean.clean(self.root, date, table=())
+            clean.drop_attributes(self.root)
         with self.timing.step("fit"):
-            workshop.python(self.root)
+            self.workshop.python(self.root)
             fit.fit(self.root, network=definition.network, mask=definition.mask)
         return removed
 
@@ -215,14 +220,16 @@ class Work:
             )
         fit.check_python(self.root, definition.release)
 
-    def _workshop(self) -> Workshop:
-        settings, definition = self.settings, self.golden.definition
-        with locked(settings.build_cache / "lock", what="a build"):
-            made = self.folder / "base"
-            made.mkdir()
-            forest = Forest(Book.of(settings), settings.build_cache, made, settings.home / "logs")
-            base = forest.base(definition.base, self.golden.base, fresh=False)
-        return Workshop(base, definition.release, settings.build_cache, self.folder / "workshop")
+
+def make_workshop(settings: Settings, golden: Golden, folder: Path) -> Workshop:
+    """A workshop with the base tree of the node's release, which is made first where it is not kept."""
+    definition = golden.definition
+    with waiting(settings.build_cache / "lock", what="a build", seconds=BUILD_TIME):
+        made = folder / "base"
+        made.mkdir()
+        forest = Forest(Book.of(settings), settings.build_cache, made, settings.home / "logs")
+        base = forest.base(definition.base, golden.base, fresh=False)
+    return Workshop(base, definition.release, settings.build_cache, folder / "workshop")
 
 
 def subject(definition: Definition) -> Subject:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from kiosk.build import clean
 from kiosk.build.book import Book
 from kiosk.build.image import unpack
 from kiosk.build.trees import Forest
@@ -126,3 +128,14 @@ def test_an_initrd_for_a_nodes_modules_is_the_one_that_a_build_makes(tmp_path: P
     own = next((tmp_path / "node/boot").glob("initrd.img-*"))
     assert (tmp_path / "initrd").read_bytes() == own.read_bytes()
     assert [p.is_file() for p in (tmp_path / "cache/initrds").iterdir()] == [True]
+
+
+def test_attributes_that_nobody_looks_into_are_taken_away(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    os.setxattr(tmp_path / "a", "user.secret", b"s3cret")
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    os.setxattr(tmp_path / "b", "security.capability", capability)
+    clean.drop_attributes(tmp_path)
+    assert os.listxattr(tmp_path / "a") == []
+    assert os.getxattr(tmp_path / "b", "security.capability") == capability
