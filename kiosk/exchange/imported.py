@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kiosk import clock
+from kiosk.build.book import Book
 from kiosk.build.version import Timing, artifact, next_version, put_in_place
 from kiosk.config import Settings
-from kiosk.errors import NotFoundError, UsageError
+from kiosk.errors import NotFoundError, PolicyError, UsageError
 from kiosk.exchange import contents, convert, formats, ova, unpack
 from kiosk.exchange.confined import NAMES, prepare
 from kiosk.exchange.formats import Format
@@ -115,6 +116,7 @@ def make(
 ) -> Imported:
     """Makes a version of a private copy, which is used up, in the private `folder`. `shown` is the file's name and
     `digest` that of its bytes. To be called under the lock of imports."""
+    refuse_name(settings, wanted.name)
     there = _there(settings, wanted, digest)
     if there is not None:
         return there
@@ -166,6 +168,20 @@ def make(
     with timing.step("store"):
         put_in_place(staged, target)
     return Imported(manifest, target, format, timing.steps, unread=inside.unread)
+
+
+def refuse_name(settings: Settings, name: str) -> None:
+    """PolicyError where images of that name are made here from a recipe or a golden node: an import would follow
+    them as a newer version, without a verified root."""
+    book = Book.of(settings)
+    own = any((f / kind / f"{name}.toml").is_file() for f in book.folders for kind in ("images", "golden"))
+    for file in (settings.images / name).glob("*/manifest.json"):
+        own |= ImageManifest.from_json(file.read_bytes(), where=str(file)).source.kind != "import"
+    if own:
+        raise PolicyError(
+            f"{name} is an image that is made here from a recipe or a golden node",
+            hint="Import it under another name (--name).",
+        )
 
 
 def _there(settings: Settings, wanted: Wanted, digest: Digest) -> Imported | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from kiosk import clock, files
 from kiosk.config import Settings
 from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError
-from kiosk.model.manifest import Artifact, Manifest, Object, read_manifest
+from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, read_manifest
 from kiosk.model.names import Ref, Version, is_history_path, manifest_path, parse_manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
@@ -106,6 +106,8 @@ def publish(
         already = is_published(repository, manifest)
         if was_there and not already:
             raise BusyError(f"{ref} was withdrawn a moment ago", hint="Run the command again.")
+        if not already:
+            refuse_weaker(repository, manifest)
         if already or dry_run:
             check_digests(folder, manifest, progress.update)
             unchanged = tuple(StoredArtifact(n, a.size, 0, 0) for n, a in manifest.artifacts.items())
@@ -175,6 +177,19 @@ def is_published(repository: Repository, manifest: Manifest) -> bool:
             hint="Versions only go up, so that nobody can be brought back to an old one. Build a higher version.",
         )
     return False
+
+
+def refuse_weaker(repository: Repository, manifest: Manifest) -> None:
+    """PolicyError where an image without a verified root would follow one that has it."""
+    if not isinstance(manifest, ImageManifest) or manifest.verity is not None:
+        return
+    for last in last_versions(repository, manifest.ref, 1):
+        if isinstance(last, ImageManifest) and last.verity is not None:
+            raise PolicyError(
+                f"{manifest.ref} has no verified root, and {last.ref}, which is published, has",
+                where=str(repository.folder),
+                hint="Publish it under another name.",
+            )
 
 
 def store_artifact(

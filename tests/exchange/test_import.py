@@ -19,7 +19,7 @@ from kiosk.model.names import Version
 from kiosk.run import run
 from tests.publish.test_commands import Terminal, terminal
 from tests.simulators.disks import ESP, MIB, converted, ova, raw_disk
-from tests.simulators.published import PASSPHRASE, ready
+from tests.simulators.published import PASSPHRASE, build_image, ready
 
 __all__ = ["terminal"]
 FORMATS = [
@@ -286,3 +286,15 @@ def test_the_provenance_says_which_file_it_was(settings: Settings, disk: Path) -
         found["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"]
         == sha256(disk)[7:]
     )
+
+
+def test_an_import_does_not_follow_images_that_are_made_here(
+    settings: Settings, disk: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PolicyError, match="debian-12-minimal is an image that is made here"):
+        import_file(settings, disk, Wanted(name="debian-12-minimal", version=None, format="raw"))
+    folder = build_image(settings, "legacy", "1")
+    assert (folder / "manifest.json").exists()
+    with pytest.raises(PolicyError, match="legacy is an image that is made here"):
+        import_file(settings, disk, Wanted(name="legacy", version=None, format="raw"))
+    assert not (settings.images / "debian-12-minimal").exists()

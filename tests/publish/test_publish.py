@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kiosk.errors import CorruptError, KioskError, NotFoundError, PolicyError, VerificationError
-from kiosk.model.manifest import Manifest
+from kiosk.model.manifest import ImageManifest, Manifest
 from kiosk.model.names import ImageRef, parse_ref
-from kiosk.publish import built_folder, publish
+from kiosk.publish import built_folder, publish, read_built
 from kiosk.trust.client import TrustedRepository
 from tests.simulators.published import Kiosk, ask, build_image, build_layer, ready
 
@@ -185,3 +185,16 @@ def test_the_newest_built_version_is_found_by_number(tmp_path: Path) -> None:
     assert built_folder(kiosk.settings, parse_ref("worker@2")).name == "2"
     with pytest.raises(NotFoundError, match=r"Built versions: 2, 9, 10"):
         built_folder(kiosk.settings, parse_ref("worker@3"))
+
+
+def test_an_image_without_a_verified_root_does_not_follow_one_that_has_it(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    folder = build_image(kiosk.settings, "worker", "2")
+    manifest = read_built(folder)
+    assert isinstance(manifest, ImageManifest)
+    bare = manifest.model_copy(
+        update={"verity": None, "source": manifest.source.model_copy(update={"kind": "import"})}
+    )
+    (folder / "manifest.json").write_bytes(bare.to_json())
+    with pytest.raises(PolicyError, match="has no verified root, and worker@1, which is published, has"):
+        publish(kiosk.settings, folder, ask)
