@@ -161,7 +161,7 @@ def import_images(
     with alone(settings):
         memory = seen.seen_of(list_.list, list_.signed)
         seen.refuse_older(seen_folder(settings), memory, where=where, pinned=True)
-        seen.remember(seen_folder(settings), memory)
+        seen.remember(seen_folder(settings), memory, where=where)
         local = not _remote(where)
         return [_import(settings, list_, choice, most, local=local) for choice in chosen]
 

@@ -53,11 +53,15 @@ def _file(folder: Path, identifier: str) -> Path:
 def refuse_older(folder: Path, now: Seen, *, where: str, pinned: bool) -> None:
     """VerificationError where the list is older than what was seen, or the same version with other content, or
     endorsed by another than before (unless the endorser was `pinned` by the caller, who knows of the change)."""
-    path = _file(folder, now.identifier)
-    try:
-        with path.open("rb") as f:
-            before = Seen.from_json(f.read(LIMIT), where=str(path))
-    except FileNotFoundError:
+    there = _read(_file(folder, f"at {where}"))
+    if there is not None and there.identifier != now.identifier and not pinned:
+        raise VerificationError(
+            f"is the list {now.identifier}, and this address gave {there.identifier} before",
+            where=where,
+            hint="If it has really changed, name its endorser with --endorser.",
+        )
+    before = _read(_file(folder, now.identifier))
+    if before is None:
         return
     if (before.signer, before.authority) != (now.signer, now.authority) and not pinned:
         raise VerificationError(
@@ -79,6 +83,16 @@ def refuse_older(folder: Path, now: Seen, *, where: str, pinned: bool) -> None:
         )
 
 
-def remember(folder: Path, now: Seen) -> None:
-    """Keeps what was seen. To be called after `refuse_older`, under the lock of imports."""
+def _read(path: Path) -> Seen | None:
+    try:
+        with path.open("rb") as f:
+            return Seen.from_json(f.read(LIMIT), where=str(path))
+    except FileNotFoundError:
+        return None
+
+
+def remember(folder: Path, now: Seen, *, where: str) -> None:
+    """Keeps what was seen, by the list's identifier and by the address `where` it was: a list with an identifier of
+    its own is no first sight there. To be called after `refuse_older`, under the lock of imports."""
     write(_file(folder, now.identifier), now.to_json())
+    write(_file(folder, f"at {where}"), now.to_json())

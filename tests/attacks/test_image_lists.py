@@ -214,6 +214,14 @@ def test_an_older_list_is_not_believed(site: Site) -> None:
         site.take(old)
 
 
+def test_another_list_at_a_known_address_is_no_first_sight(site: Site) -> None:
+    site.take(site.list.signed())
+    other = "6f1f6a6e-0000-4000-8000-000000000001"
+    with pytest.raises(VerificationError, match="and this address gave"):
+        site.take(site.list.but(identifier=other, image_version="9").signed())
+    assert len(site.take(endorser=JANE)) == 1
+
+
 def test_another_content_under_the_same_version_is_not_believed(site: Site) -> None:
     site.take(site.list.signed())
     with pytest.raises(VerificationError, match="with other content"):

@@ -152,6 +152,7 @@ class List:
     size: int | None = None
     sha512: str | None = None
     title: str = "Tiny Linux"
+    identifier: str = LIST
     more: tuple[tuple[str, Any], ...] = ()
 
     def but(self, **changes: Any) -> List:
@@ -188,7 +189,7 @@ class List:
             "dc:date:created": first,
             "dc:date:expires": last,
             "dc:description": "Images for tests",
-            "dc:identifier": LIST,
+            "dc:identifier": self.identifier,
             "dc:source": "example.org",
             "dc:title": "Example images",
             "hv:endorser": {"hv:x509": endorser},
