@@ -49,6 +49,14 @@ class Artifact(Document):
     differences: Annotated[tuple[Difference, ...], Field(max_length=16)] = ()
 
 
+class Torrent(Document):
+    """The swarm in which a version's objects are shared: its BitTorrent v2 infohash, and the object that is its
+    .torrent file."""
+
+    infohash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    file: Object
+
+
 class Partition(Document):
     """One partition of the disk; offset and size in bytes, type and uuid as GPT writes them."""
 
@@ -123,6 +131,7 @@ class ImageManifest(Document):
     accounts: Annotated[tuple[AccountName, ...], Field(max_length=1000)] = ()
     exceptions: Annotated[tuple[AuditException, ...], Field(max_length=200)] = ()
     artifacts: dict[FileName, Artifact]
+    torrent: Torrent | None = None
 
     @property
     def ref(self) -> ImageRef:
@@ -182,6 +191,7 @@ class LayerManifest(Document):
     images: tuple[Name, ...]
     declares: Declarations
     artifacts: dict[FileName, Artifact]
+    torrent: Torrent | None = None
 
     @property
     def ref(self) -> LayerRef:

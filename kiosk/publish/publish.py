@@ -293,4 +293,4 @@ def without_indexes(manifest: Manifest) -> Manifest:
     """The manifest as a build wrote it."""
     built = {n: a for n, a in manifest.artifacts.items() if n not in ADDED}
     bare = {n: a.model_copy(update={"index": None, "differences": ()}) for n, a in built.items()}
-    return manifest.model_copy(update={"artifacts": bare})
+    return manifest.model_copy(update={"artifacts": bare, "torrent": None})

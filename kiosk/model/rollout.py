@@ -1,0 +1,55 @@
+"""A roll-out: which of two published versions of a name each host is offered. Signed, so that a server can
+neither bring a host to a version that was not published nor hold it back in secret. Pure.
+
+A host's place in a roll-out follows from its name alone, so that nobody keeps a list, and more of the fleet is
+only ever added when the share grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from kiosk.model.base import Document
+from kiosk.model.names import Ref, VersionText
+from kiosk.model.report import Base
+
+WHOLE = 1000
+HostPattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.*?\[\]!-]{1,200}$")]
+State = Literal["running", "paused", "aborted", "done"]
+
+
+class Rollout(Document):
+    """The roll-out of `version` over `before` (None: there was none). `share` of the fleet in thousandths, and
+    the hosts that match `hosts`, are offered `version`; the others `before`. Aborted, all are offered `before`."""
+
+    schema_: Literal["kiosk.rollout/1"] = Field("kiosk.rollout/1", alias="schema")
+    name: Base
+    version: VersionText
+    before: VersionText | None = None
+    share: Annotated[int, Field(ge=0, le=WHOLE)]
+    hosts: Annotated[tuple[HostPattern, ...], Field(max_length=1000)] = ()
+    state: State = "running"
+    reason: Annotated[str, StringConstraints(max_length=400, pattern=r"^[^\x00-\x1f]*$")] = ""
+
+    def offers(self, host: str) -> str | None:
+        """The version that a host is to run now; None where it is to have none yet."""
+        if self.state == "aborted":
+            return self.before
+        if self.state == "done" or any(fnmatchcase(host, p) for p in self.hosts):
+            return self.version
+        return self.version if place(self.name, self.version, host) < self.share else self.before
+
+
+def place(name: str, version: str, host: str) -> int:
+    """A host's place in the order of a version's roll-out: 0 to 999, evenly spread, another for each version."""
+    seed = f"{name}@{version} {host}".encode()
+    return int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") * WHOLE >> 64
+
+
+def rollout_path(ref: Ref) -> str:
+    """The target path of a name's roll-out."""
+    return f"rollouts/{ref.folder}rollout.json"
