@@ -97,8 +97,6 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         storage_errors(settings.home),
         full_disk(settings.home),
     ):
-        with timing.step("base"):  # first: it may take minutes, and a node's copy is of one moment
-            workshop = make_workshop(settings, found, folder)
         with timing.step("ready"):
             ask(source, found.definition.ready)
         with timing.step("capture"):
@@ -107,7 +105,7 @@ def snapshot(settings: Settings, request: Request) -> Snapshot:
         root = folder / "root"
         with timing.step("extract"):
             take_tree(capture, root, found.definition)
-        work = Work(settings, found, workshop, root, folder, timing)
+        work = Work(settings, found, root, folder, timing)
         date = source_date_epoch() or int(now().timestamp()) // DAY * DAY
         removed = work.clean(date)
         name = found.definition.name
@@ -178,7 +176,6 @@ class Work:
 
     settings: Settings
     golden: Golden
-    workshop: Workshop
     root: Path
     folder: Path
     timing: Timing
@@ -193,17 +190,19 @@ class Work:
         self.staged.mkdir(mode=0o755)
         definition = self.golden.definition
         self.check()
+        kernel = fit.newest_kernel(self.root)
+        with self.timing.step("base"):
+            workshop = make_workshop(self.settings, self.golden, self.folder)
         with self.timing.step("boot files"):
-            kernel = fit.newest_kernel(self.root)
             shutil.copyfile(kernel.file, self.staged / "vmlinuz")
-            self.workshop.initrd(kernel.modules, self.staged / "initrd")
+            workshop.initrd(kernel.modules, self.staged / "initrd")
         with self.timing.step("sanitise"):
             book = Book.of(self.settings)
             removed = sanitise(self.root, load(book.folders), AccountPolicy(keep=definition.accounts))
             clean.clean(self.root, date, table=())
             clean.drop_attributes(self.root)
         with self.timing.step("fit"):
-            self.workshop.python(self.root)
+            workshop.python(self.root)
             fit.fit(self.root, network=definition.network, mask=definition.mask)
         return removed
 
