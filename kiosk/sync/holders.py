@@ -1,14 +1,19 @@
 """Who has a file: processes that hold it open or mapped, loop devices, disks of VMs that are built on it.
 
-Files are compared by device and inode, so that another name, another mount or another namespace hides nobody. Links
-and lists are looked at before any file is: a file system that does not answer is not asked about its files.
-What can't be looked into makes the answer *unknown*, and unknown is never taken for unused.
+* Whether anybody at all has a file open or mapped, in whatever namespace and the kernel itself included, the kernel
+  says: it gives a write lease (fcntl(2)) on a file only to one who is alone with it. Who that is, /proc tells as far
+  as it may be looked into.
+* Where no lease can be had (a network file system, another's file), /proc alone decides, and all of it must be seen.
+  What can't be looked into makes the answer *unknown*, and unknown is never taken for unused.
+* Files are compared by device and inode: another name or another mount hides nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,15 +58,50 @@ def find(files: Mapping[Path, T], disks: Iterable[Path] = ()) -> Holders[T]:
     if not keys:
         return found
     built = _built_on(keys, disks, found)
-    names = {path.name for path in [*files, *(path for path, _ in built.values())]}
-    watched = keys | {key: owners | keys.get(key, set()) for key, (_, owners) in built.items()}
-    running = _processes(watched, names, found)
-    _loops(keys, files, found)
+    asked = {path: alone(path) for path in files}
+    held = [path for path, answer in asked.items() if answer is False]
+    unsure = next((path for path, answer in asked.items() if answer is None), None)
+    running: set[Key] = set()
+    if held or built or unsure is not None:
+        names = {path.name for path in [*files, *(path for path, _ in built.values())]}
+        watched = keys | {key: owners | keys.get(key, set()) for key, (_, owners) in built.items()}
+        running, hidden = _processes(watched, names, found)
+        _loops(keys, files, found)
+        if unsure is not None and hidden:
+            found.unknown = found.unknown or f"{unsure}: {hidden}"
+    for path in held:
+        if files[path] not in found.of:
+            found.add(files[path], "a process that can't be looked into")
     for key, (path, owners) in built.items():
         if key not in running:
             for owner in owners:
                 found.add(owner, f"the disk {path}")
     return found
+
+
+def alone(path: Path) -> bool | None:
+    """Whether nobody has a file open or mapped; None where that can't be found out so. It is held for no longer than
+    the question takes: one who opens it at that moment waits as long."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return None
+    try:
+        fcntl.fcntl(
+            fd, fcntl.F_SETSIG, signal.SIGURG
+        )  # SIGIO, which would tell of one who waits, ends a process
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    else:
+        return True
+    finally:
+        os.close(fd)
 
 
 def _built_on(
@@ -89,18 +129,17 @@ def _all(disks: Iterable[Path], found: Holders[T]) -> Iterator[Path]:
         found.unknown = found.unknown or f"not all disks of VMs are known: {e.what}"
 
 
-def _processes(keys: Mapping[Key, set[T]], names: set[str], found: Holders[T]) -> set[Key]:
-    """Notes the processes that hold the files; returns which files are held."""
+def _processes(keys: Mapping[Key, set[T]], names: set[str], found: Holders[T]) -> tuple[set[Key], str | None]:
+    """Notes the processes that hold the files; returns which files are held, and what could not be looked into."""
     all_held: set[Key] = set()
-    if not (PROC / "1").exists():
-        found.unknown = f"{PROC} does not show all processes (it is mounted with hidepid)"
+    hidden = None if (PROC / "1").exists() else f"{PROC} does not show all processes"
     for entry in PROC.iterdir():
         if not entry.name.isdecimal():
             continue
         try:
             held = (_open(entry, names) | _mapped(entry, names)) & keys.keys()
         except PermissionError:
-            found.unknown = found.unknown or f"the process {entry.name} can't be looked into (be root)"
+            hidden = hidden or f"the process {entry.name} can't be looked into"
             continue
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
@@ -108,7 +147,7 @@ def _processes(keys: Mapping[Key, set[T]], names: set[str], found: Holders[T]) -
             for owner in keys[key]:
                 found.add(owner, _process(entry))
         all_held |= held
-    return all_held
+    return all_held, hidden
 
 
 def _process(entry: Path) -> str:
