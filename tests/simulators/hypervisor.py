@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
+import tempfile
 from pathlib import Path
 
 from kiosk.config import Settings
+from kiosk.files import copy_sparse
 from kiosk.model.names import ImageRef
+from kiosk.run import run
 from kiosk.sync import HostCache
 from kiosk.sync.host import Installed
 from tests.simulators.published import build_image
 
 FILES = ("manifest.json", "disk.raw", "vmlinuz", "initrd")
+
+
+@functools.cache
+def built(name: str, version: str) -> Path:
+    """A version as it was built, its holes as holes, made once a test run."""
+    home = Path(tempfile.mkdtemp(prefix="kiosk-built-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    folder = build_image(Settings(home=home), name, version)
+    run(["fallocate", "--dig-holes", folder / "disk.raw"], timeout=20)
+    return folder
 
 
 class Hypervisor:
@@ -25,11 +40,10 @@ class Hypervisor:
     def put(self, *versions: str, name: str = "worker") -> Installed:
         """Puts versions of an image into the cache."""
         for version in versions:
-            built = build_image(self.settings, name, version)
             target = self.cache.folder / "images" / name / version
             target.mkdir(parents=True)
             for file in FILES:
-                shutil.copy(built / file, target / file)
+                copy_sparse(built(name, version) / file, target / file)
             self.cache.make_current(ImageRef.parse(f"{name}@{version}"))
         return self.version(f"{name}@{versions[-1]}")
 
