@@ -41,12 +41,14 @@ VOLUME = re.compile(rf"({NAME})_({VERSION})(\.new)?")
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume that kiosk made: `version` is told by its tag, `whole` says that it was written to its end."""
+    """A volume that kiosk made: `version` is told by its tag, `written` that it is read-only, as it
+    becomes once it was read again; `whole` that it has a name for use."""
 
     name: str
     ref: ImageRef
     whole: bool
     open: bool
+    written: bool
 
 
 class LvmDriver:
@@ -81,8 +83,10 @@ class LvmDriver:
         if ready not in names:
             if new not in names:
                 self._create(new, ref, disk.size)
-            self._write(version.folder / disk.file, DEVICES / self.group / new, disk.size, disk.digest)
-            self._lvm("lvchange", "--permission", "r", f"{self.group}/{new}")
+            if new not in names or not names[new].written:
+                device = DEVICES / self.group / new
+                self._write(version.folder / disk.file, device, disk.size, disk.digest)
+                self._lvm("lvchange", "--permission", "r", f"{self.group}/{new}")
             self._rename(new, ready)
         if current is not None:
             self._rename(ref.name, f"{ref.name}_{current.ref.version}")
@@ -130,7 +134,7 @@ class LvmDriver:
     def _volumes(self) -> dict[str, Volume]:
         """The volumes that have kiosk's tag, by name."""
         found = {}
-        for row in self._report("lv_name,lv_tags,lv_device_open"):
+        for row in self._report("lv_name,lv_tags,lv_attr,lv_device_open"):
             tags = row["lv_tags"].split(",")
             versions = [t.removeprefix(f"{TAG}.version.") for t in tags if t.startswith(f"{TAG}.version.")]
             if TAG not in tags or len(versions) != 1 or not re.fullmatch(VERSION, versions[0]):
@@ -141,7 +145,9 @@ class LvmDriver:
             if re.fullmatch(NAME, base):
                 ref = ImageRef.parse(f"{base}@{versions[0]}")
                 whole = parts is None or parts[3] is None
-                found[name] = Volume(name, ref, whole, row["lv_device_open"] != "0")
+                found[name] = Volume(
+                    name, ref, whole, row["lv_device_open"] != "0", row["lv_attr"][1:2] == "r"
+                )
         return found
 
     def _snapshots(self, name: str) -> list[str]:

@@ -27,9 +27,8 @@ if os.path.exists(f"{{folder}}/fail-{{command}}"):
     sys.exit("  the disk is on fire")
 off = ["--driverloaded", "n", "--devices", pv]
 more = {{"lvcreate": ["-an", "-Zn"], "lvremove": ["-f"]}}.get(command, [])
-done = subprocess.run(
-    [lvm, command, *words, *off, *more], capture_output=True, text=True, env={{**os.environ, "LVM_SUPPRESS_FD_WARNINGS": "1"}}
-)
+os.environ["LVM_SUPPRESS_FD_WARNINGS"] = "1"
+done = subprocess.run([lvm, command, *words, *off, *more], capture_output=True, text=True)
 sys.stderr.write(done.stderr)
 sys.stdout.write(done.stdout.replace('"lv_device_open":"-1"', '"lv_device_open":"0"'))
 devices = f"{{folder}}/dev/{{group}}"
@@ -45,8 +44,8 @@ if done.returncode == 0 and command == "lvcreate":
     backing = f"{{folder}}/{{name}}.{{os.getpid()}}"
     with open(backing, "wb") as f:
         f.write(b"what was on the disk before" * (size // 27 + 1))
-    loop = subprocess.run(["losetup", "-f", "--show", backing], capture_output=True, text=True, check=True).stdout.strip()
-    os.symlink(loop, f"{{devices}}/{{name}}")
+    loop = subprocess.run(["losetup", "-f", "--show", backing], capture_output=True, text=True, check=True)
+    os.symlink(loop.stdout.strip(), f"{{devices}}/{{name}}")
 sys.exit(done.returncode)
 """
 
@@ -60,9 +59,7 @@ class Volumes:
         (self.devices / group).mkdir(parents=True)
         self.bin = folder / "bin"
         self.bin.mkdir()
-        text = PROGRAM.format(
-            python=sys.executable, folder=str(folder), pv=pv, group=group, lvm=tool("lvm")
-        )
+        text = PROGRAM.format(python=sys.executable, folder=str(folder), pv=pv, group=group, lvm=tool("lvm"))
         for name in ("lvcreate", "lvs", "lvrename", "lvchange", "lvremove"):
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o755)
@@ -75,8 +72,8 @@ class Volumes:
 
     def listed(self) -> dict[str, str]:
         """The volumes by name, with their permission: r or w."""
-        said = self.lvm("lvs", "--noheadings", "-o", "lv_name,lv_permissions", self.group)
-        return {line.split()[0]: line.split()[1][0] for line in said.splitlines() if line.strip()}
+        said = self.lvm("lvs", "--noheadings", "-o", "lv_name,lv_attr", self.group)
+        return {line.split()[0]: line.split()[1][1] for line in said.splitlines() if line.strip()}
 
     def device(self, name: str) -> Path:
         """A volume's device."""
