@@ -179,7 +179,7 @@ class Handover:
                 at=_now(),
             )
             self._note(failed, version)
-        log.warning("%s was not handed over to %s: %s", ref, driver.place, error)
+        log.info("%s was not handed over to %s: %s", ref, driver.place, error)
         return Outcome(driver.place, ref, "failed", seconds, error)
 
     def _note(self, entry: Entry, version: Installed) -> None:

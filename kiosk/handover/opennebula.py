@@ -45,9 +45,7 @@ class OpenNebulaDriver:
 
     def offer(self, version: Installed) -> None:
         """Writes what is here now."""
-        trusted(self.file.parent)
-        remove_leftovers(self.file)
-        write(self.file, self._attributes(()))
+        self._write(self._attributes(()))
 
     def withdraw(self, ref: Ref) -> None:
         """Takes a version out of the attributes; BusyError where a VM's disk is built on it."""
@@ -57,8 +55,7 @@ class OpenNebulaDriver:
         if who := sorted(found.of.get("it", ())) or ([found.unknown] if found.unknown else []):
             raise BusyError(f"in use: {', '.join(who)}", where=str(ref))
         if self._read() is not None:
-            trusted(self.file.parent)
-            write(self.file, self._attributes((ref,)))
+            self._write(self._attributes((ref,)))
 
     def removed(self, ref: Ref) -> None:
         """Nothing is left to do."""
@@ -81,6 +78,11 @@ class OpenNebulaDriver:
                 return f.read(LARGEST)
         except OSError:
             return None
+
+    def _write(self, attributes: bytes) -> None:
+        trusted(self.file.parent)
+        remove_leftovers(self.file)
+        write(self.file, attributes)
 
     def _attributes(self, without: Iterable[Ref]) -> bytes:
         """The attributes. Names are of letters, digits, dots and hyphens, so that nothing needs quoting."""

@@ -28,7 +28,8 @@ pytestmark = [
 POOL = "<pool type='dir'><name>{name}</name><target><path>{folder}</path></target></pool>"
 DOMAIN = """<domain type='qemu'><name>worker-1</name><memory unit='MiB'>64</memory>
 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/>
+<target dev='vda' bus='virtio'/></disk>
 </devices></domain>"""
 
 
@@ -137,9 +138,7 @@ def test_what_the_disk_of_a_domain_that_is_off_is_built_on_stays(host: Hyperviso
         handover.offer_current()
         done = prune(host.cache, host.settings.vms, handed=handover)
         assert [str(r) for r in done.removed] == ["worker@2"]
-        assert "elsewhere.qcow2" in next(iter(done.kept.values())) or any(
-            "elsewhere.qcow2" in why for why in done.kept.values()
-        )
+        assert any("elsewhere.qcow2" in why for why in done.kept.values())
     finally:
         libvirt.virsh("undefine", "worker-1")
     done = prune(host.cache, host.settings.vms, handed=handover)

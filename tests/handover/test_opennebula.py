@@ -173,6 +173,11 @@ def test_what_cannot_be_done_is_an_error_for_oned_and_leaves_nothing(
     assert not front.disk.exists() and not front.disk.with_name("disk.0.kiosk").exists()
 
 
+def test_a_vm_that_opennebula_does_not_tell_of_gets_no_disk_of_a_guessed_size(front: FrontEnd) -> None:
+    done = front.tm("clone", "kiosk:worker", f"node01:{front.disk}", "43", "101")
+    assert "onevm show does not answer" in error_of(done) and not front.disk.exists()
+
+
 @pytest.mark.parametrize("disk", ["/x/y/disk.$(id)", "/x/../../etc/disk.0", "disk.0", "/a b/c/disk.0"])
 def test_a_strange_disk_never_reaches_a_shell(front: FrontEnd, disk: str) -> None:
     assert "not a path" in error_of(front.tm("clone", "kiosk:worker", f"node01:{disk}", "42", "101"))
