@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,16 @@ def size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
     return f"{n:.1f} TB"
+
+
+def bytes_of(text: str) -> int:
+    """A size as people write it: 20GB, 500MB, 1.5TB (powers of 1000), or bytes. UsageError."""
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([kMGT]?)B", text) or re.fullmatch(
+        r"([0-9]{1,18})()", text
+    )
+    if found is None:
+        raise UsageError(f"{text[:80]!r} is not a size", hint="Write 20GB, 500MB, or a number of bytes.")
+    return int(float(found[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2]])
 
 
 def passphrase_source(file: Path | None, *, confirm: bool = False) -> Callable[[str], bytes]:

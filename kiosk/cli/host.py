@@ -10,6 +10,7 @@ import typer
 from kiosk.cli import common
 from kiosk.cli.common import DryRun, Json, emit, say, settings, size, table
 from kiosk.cli.publish import read_root
+from kiosk.errors import StorageError, UsageError
 from kiosk.progress import bar
 
 
@@ -19,6 +20,8 @@ def register(app: typer.Typer) -> None:
     group = common.app("What this hypervisor holds.")
     group.command("list")(list_host)
     group.command("verify")(verify)
+    group.command("prune")(prune)
+    group.command("handover")(handover)
     app.add_typer(group, name="host")
 
 
@@ -105,10 +108,19 @@ def sync(
 
 
 def list_host(ctx: typer.Context, json: Json = False) -> None:
-    """Lists the versions that are on this host and which are current. `kiosk host list`"""
-    from kiosk.sync import HostCache
+    """Lists the versions that are on this host, which are current, and how many VMs (or other programs) use each.
+    `kiosk host list`
 
-    found = HostCache(settings(ctx).host).installed()
+    A `?` says that not all could be looked into: be root.
+    """
+    from kiosk.handover import Handover
+    from kiosk.handover.settings import read_tables
+    from kiosk.sync import HostCache
+    from kiosk.sync.usage import look
+
+    cache = HostCache(settings(ctx).host)
+    found = cache.installed()
+    usage = look(cache, settings(ctx).vms, Handover(cache, read_tables()).disks())
     rows = [
         {
             "name": i.ref.base,
@@ -116,6 +128,8 @@ def list_host(ctx: typer.Context, json: Json = False) -> None:
             "current": i.current,
             "created": i.manifest.created.isoformat(),
             "folder": i.folder,
+            "used_by": usage.of(i.ref),
+            "used_by_all": usage.unknown is None,
         }
         for i in found
     ]
@@ -123,10 +137,16 @@ def list_host(ctx: typer.Context, json: Json = False) -> None:
         emit(rows)
         return
     table(
-        ["name", "version", "current", "created (UTC)"],
+        ["name", "version", "current", "created (UTC)", "used by#"],
         [
-            (r["name"], r["version"], "yes" if r["current"] else "", str(r["created"])[:16].replace("T", " "))
-            for r in rows
+            (
+                r["name"],
+                r["version"],
+                "yes" if r["current"] else "",
+                str(r["created"])[:16].replace("T", " "),
+                f"{len(usage.of(i.ref))}{'?' if usage.unknown else ''}",
+            )
+            for i, r in zip(found, rows, strict=True)
         ],
     )
 
@@ -153,3 +173,118 @@ def verify(ctx: typer.Context, json: Json = False) -> None:
         table(["version", "files"], [(n, "WRONG" if n in wrong else "good") for n in names])
     for error in wrong.values():
         raise error
+
+
+AgentFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--agent-config",
+        metavar="FILE",
+        help="Where the [[handover]] tables are (default: /etc/kiosk/agent.toml).",
+    ),
+]
+
+
+def prune(
+    ctx: typer.Context,
+    keep: Annotated[int, typer.Option(min=1, help="Keep the newest N versions of each name.")] = 2,
+    free: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Remove only as much as it takes until so much is free: 20GB."),
+    ] = None,
+    agent_config: AgentFile = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Removes versions that this host does not need any more. `kiosk host prune --keep 2 --free 20GB --dry-run`
+
+    Never the current version of a name, the one before it, or one that is in use: by a VM of kiosk's, by any other
+    process or device, by the disk of a VM that was built on it where images were handed over. What can't be looked
+    into counts as in use. With --free, shared objects go after the versions.
+    """
+    from kiosk.handover import Handover
+    from kiosk.handover.settings import read_tables
+    from kiosk.sync import HostCache
+    from kiosk.sync.prune import prune as work
+
+    s = settings(ctx)
+    cache = HostCache(s.host)
+    wanted = None if free is None else common.bytes_of(free)
+    handed = Handover(cache, read_tables(agent_config))
+    done = work(cache, s.vms, keep=keep, free=wanted, handed=handed, dry_run=dry_run)
+    if json:
+        emit(
+            {
+                "removed": [{"version": str(ref), "bytes": n} for ref, n in done.removed.items()],
+                "kept": [{"version": str(ref), "why": why} for ref, why in done.kept.items()],
+                "objects": done.objects,
+                "object_bytes": done.object_bytes,
+                "free": done.free,
+                "dry_run": dry_run,
+            }
+        )
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        table(
+            ["version", "", "size#"],
+            [
+                *((str(ref), verb, size(n)) for ref, n in done.removed.items()),
+                *((str(ref), f"stays: {why}", "") for ref, why in done.kept.items()),
+            ],
+        )
+        objects = (
+            f"{done.objects} shared objects ({size(done.object_bytes)}) {verb}; " if done.objects else ""
+        )
+        say(f"{objects}{size(done.free)} {'would be' if dry_run else 'are'} free.")
+    if done.failure is not None:
+        raise done.failure
+    if wanted is not None and done.free < wanted:
+        raise StorageError(
+            f"{size(done.free)} {'would be' if dry_run else 'are'} free, and {size(wanted)} were asked for",
+            where=str(cache.folder),
+            hint="What stays is needed or in use; end VMs that run old versions, or make the disk larger.",
+        )
+
+
+def handover(
+    ctx: typer.Context, agent_config: AgentFile = None, json: Json = False, dry_run: DryRun = False
+) -> None:
+    """Hands what is current to what runs the VMs here: files, libvirt, LVM, OpenNebula, a program of your own.
+    `kiosk host handover --dry-run`
+
+    The agent does this by itself. What was handed over already and still stands is left alone; what failed is tried
+    again. The places are the [[handover]] tables of the agent's configuration (docs/handover.md).
+    """
+    from kiosk.handover import Handover
+    from kiosk.handover.settings import AGENT_FILE, read_tables
+    from kiosk.sync import HostCache
+
+    tables = read_tables(agent_config)
+    if not tables:
+        raise UsageError(
+            "no place to hand images over to is configured",
+            where=str(agent_config or AGENT_FILE),
+            hint="Add a [[handover]] table: docs/handover.md.",
+        )
+    done = Handover(HostCache(settings(ctx).host), tables).offer_current(dry_run=dry_run)
+    if json:
+        emit(
+            [
+                {
+                    "version": o.ref,
+                    "place": o.place,
+                    "state": o.state,
+                    "seconds": round(o.seconds, 3),
+                    "error": o.error and o.error.what,
+                }
+                for o in done
+            ]
+        )
+    else:
+        table(
+            ["version", "place", "state", "seconds#"],
+            [(o.ref, o.place, o.state, f"{o.seconds:.1f}") for o in done],
+        )
+    for outcome in done:
+        if outcome.error is not None:
+            raise outcome.error

@@ -1,0 +1,213 @@
+"""`kiosk host prune`: gives up versions that nobody needs, and makes room.
+
+* A version in use is never removed, nor what `retention` keeps. It is looked at twice: before, and once its folder
+  is out of the way and can't be found any more; where somebody was faster, the folder goes back.
+* A version's folder is renamed away whole and then removed: a reader meets all of it or nothing. Killed at any
+  point, the next call finishes, or puts back what is used.
+* Shared objects go only when room is asked for, and never those of a version that is wanted or current.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kiosk.errors import BusyError, CorruptError, KioskError, NotFoundError
+from kiosk.files import fsync_dir, remove_tree, storage_errors
+from kiosk.log import logger
+from kiosk.model.names import Ref
+from kiosk.store.directory import DirectoryStore
+from kiosk.store.needs import needs
+from kiosk.store.objects import MissingObject, path_of
+from kiosk.sync import usage
+from kiosk.sync.host import HostCache, Installed
+from kiosk.sync.retention import KEEP, Held, verdicts
+
+log = logger(__name__)
+
+
+class HandedOver(Protocol):
+    """What has to be asked before a version goes: whatever images were handed over to."""
+
+    def disks(self) -> Iterable[Path]:
+        """Disks of VMs, running or not, that may be built on a version."""
+
+    def withdraw(self, ref: Ref) -> None:
+        """Takes a version back, before it is removed; BusyError where it is in use."""
+
+    def removed(self, ref: Ref) -> None:
+        """Told once a version is removed."""
+
+
+class Nobody:
+    """Nothing was handed over."""
+
+    def disks(self) -> Iterable[Path]:
+        """None."""
+        return ()
+
+    def withdraw(self, ref: Ref) -> None:
+        """Nothing to do."""
+
+    def removed(self, ref: Ref) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a call did, or would do: versions removed with the bytes that they had on disk, why each of the others
+    stays, shared objects removed and their bytes, bytes free in the end. `failure` is the first error that kept a
+    version here."""
+
+    removed: dict[Ref, int]
+    kept: dict[Ref, str]
+    objects: int
+    object_bytes: int
+    free: int
+    failure: KioskError | None = None
+
+
+def prune(
+    cache: HostCache,
+    vms: Path,
+    *,
+    keep: int = KEEP,
+    free: int | None = None,
+    wanted: Collection[Ref] = (),
+    handed: HandedOver | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Removes versions that may go, oldest first: all of them, or with `free` as many as it takes until so many
+    bytes are free on the cache's file system, and shared objects after them. BusyError while a sync runs."""
+    with cache.locked():
+        return sweep(cache, vms, keep=keep, free=free, wanted=wanted, handed=handed, dry_run=dry_run)
+
+
+def sweep(
+    cache: HostCache,
+    vms: Path,
+    *,
+    keep: int = KEEP,
+    free: int | None = None,
+    wanted: Collection[Ref] = (),
+    handed: HandedOver | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """As `prune`, for one who holds the cache's lock."""
+    handed = handed or Nobody()
+    if not dry_run:
+        _finish(cache, vms, handed)
+    installed = {i.ref: i for i in cache.installed()}
+    found = usage.look(cache, vms, handed.disks())
+    held = [Held(i.ref, i.manifest.created, i.current, found.used(i.ref)) for i in installed.values()]
+    kept: dict[Ref, str] = {}
+    removed: dict[Ref, int] = {}
+    failure: KioskError | None = None
+    room = _free(cache)
+    for ref, reason in verdicts(held, keep=keep, wanted=wanted).items():
+        if reason is not None:
+            who = found.of(ref) or ((found.unknown,) if found.unknown else ())
+            kept[ref] = f"in use: {', '.join(who)}" if reason == "in use" else reason
+        elif free is not None and room >= free:
+            kept[ref] = "there is room"
+        else:
+            size = _size(installed[ref].folder)
+            try:
+                if not dry_run:
+                    remove(cache, vms, ref, handed)
+            except KioskError as e:
+                failure = failure or (None if isinstance(e, BusyError) else e)
+                kept[ref] = e.what
+                continue
+            removed[ref] = size
+            room = room + size if dry_run else _free(cache)
+    objects = 0, 0
+    if free is not None and room < free:
+        stay = [i for i in installed.values() if i.current or i.ref in wanted]
+        objects = _remove_objects(cache, stay, free - room, dry_run=dry_run)
+        room = room + objects[1] if dry_run else _free(cache)
+    return Pruned(removed, kept, *objects, room, failure)
+
+
+def remove(cache: HostCache, vms: Path, ref: Ref, handed: HandedOver) -> None:
+    """Removes one version; BusyError where it is in use. For one who holds the cache's lock."""
+    handed.withdraw(ref)
+    folder, gone = cache.version_folder(ref), usage.aside(cache, ref)
+    with storage_errors(gone):
+        gone.parent.mkdir(parents=True, exist_ok=True)
+        remove_tree(gone)
+        folder.rename(gone)
+        fsync_dir(folder.parent)
+        found = usage.look(cache, vms, handed.disks())
+        if found.used(ref):
+            gone.rename(folder)
+            fsync_dir(folder.parent)
+            raise BusyError(f"in use: {', '.join(found.of(ref)) or found.unknown}", where=str(ref))
+        remove_tree(gone)
+    handed.removed(ref)
+
+
+def _finish(cache: HostCache, vms: Path, handed: HandedOver) -> None:
+    """Ends what a killed call had begun."""
+    left = list(usage.put_aside(cache))
+    if not left:
+        return
+    found = usage.look(cache, vms, handed.disks())
+    for ref, folder in left:
+        target = cache.version_folder(ref)
+        if found.used(ref) and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(target)
+            fsync_dir(target.parent)
+        else:
+            remove_tree(folder)
+
+
+def _remove_objects(
+    cache: HostCache, stay: Collection[Installed], missing: int, *, dry_run: bool
+) -> tuple[int, int]:
+    """Removes shared objects that no version in `stay` needs, the oldest first, until `missing` bytes are free."""
+    store = DirectoryStore(cache.folder)
+    needed = {digest for one in stay for digest in _needed(store, one)}
+    aged = []
+    for one in store.objects():
+        if one.digest not in needed:
+            try:
+                found = (cache.folder / path_of(one.digest)).stat()
+            except FileNotFoundError:
+                continue
+            aged.append((found.st_mtime, one.digest, found.st_blocks * 512))
+    count = freed = 0
+    for _, digest, size in sorted(aged):
+        if freed >= missing:
+            break
+        if not dry_run:
+            try:
+                store.remove(digest)
+            except NotFoundError:
+                continue
+        count, freed = count + 1, freed + size
+    return count, freed
+
+
+def _needed(store: DirectoryStore, one: Installed) -> Iterator[str]:
+    """The objects of a version, as far as its indexes are here to tell."""
+    if one.manifest.torrent is not None:
+        yield one.manifest.torrent.file.digest
+    yield from (a.index.digest for a in one.manifest.artifacts.values() if a.index is not None)
+    try:
+        yield from (needed.digest for needed in needs(store, one.manifest))
+    except (MissingObject, CorruptError) as e:
+        log.info("not all shared objects of %s are known: %s", one.ref, e)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
+
+
+def _free(cache: HostCache) -> int:
+    found = os.statvfs(cache.folder)
+    return found.f_bavail * found.f_frsize
