@@ -135,7 +135,7 @@ def publish(
                 indexed[name] = made.model_copy(update={"differences": extra})
                 stored.append(replace(one, differences={d.base: d.size for d in extra}))
         signed = manifest.model_copy(update={"artifacts": indexed})
-        signatures = repository.publish({**more, ref.role: {manifest_path(ref): signed.to_json()}})
+        signatures = repository.publish({ref.role: {manifest_path(ref): signed.to_json()}, **more})
     return Published(ref, ref.role, tuple(stored), tuple(signatures), time.monotonic() - begin)
 
 

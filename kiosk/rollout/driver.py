@@ -85,7 +85,9 @@ class Driver:
         """What follows for one roll-out. The command is asked only when the hosts' reports alone would do."""
         ref = parse_ref(rollout.name)
         known = self._record(ref, rollout)
-        found = health(rollout, heard or (), known.hosts, self.repository.now(), known.plan.fresh)
+        found = health(
+            rollout, heard or (), known.hosts, self.repository.now(), known.plan.fresh_of(rollout.share)
+        )
         if heard is None:
             verdict = Verdict("unknown", "the hosts' reports can't be had")
         else:

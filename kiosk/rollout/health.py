@@ -69,7 +69,7 @@ class Verdict:
 
 
 def health(
-    rollout: Rollout, heard: Iterable[Heard], known: Collection[str], now: datetime, fresh: int
+    rollout: Rollout, heard: Iterable[Heard], known: Collection[str], now: datetime, fresh: float
 ) -> Health:
     """The health of the hosts that a roll-out offers its version. `known` are hosts that took part before; they
     count as silent when nothing is heard of them. Hosts that have nothing to do with the name are left out."""

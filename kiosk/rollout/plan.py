@@ -7,7 +7,7 @@
     max_failed = "10%"                          # more than that, and the roll-out is aborted ...
     least_failed = 2                            # ... but never for fewer hosts than this
     min_done = "90%"                            # of a stage's hosts, before its hold begins
-    fresh = "10m"                               # a host that said nothing for longer is silent
+    fresh = "10m"                               # a host that said nothing for longer (or for half the hold) is silent
     ask = ["/usr/local/sbin/nodes-joined"]      # 0: well, 1: not well, anything else: not known
     ask_timeout = "1m"
 
@@ -39,6 +39,7 @@ from kiosk.model.base import Document
 from kiosk.model.rollout import WHOLE, HostPattern
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LEAST_FRESH = 120
 LONGEST = 365 * 86400
 
 
@@ -118,6 +119,11 @@ class Plan(Document):
         """How long the stage with this share holds, in seconds."""
         own = next((s.hold for s in self.stages if s.share == share), None)
         return self.hold if own is None else own
+
+    def fresh_of(self, share: int) -> float:
+        """How old a report may be in the stage with this share, in seconds: a host that died early in a short stage
+        must not count as well at its end."""
+        return min(self.fresh, max(LEAST_FRESH, self.hold_of(share) / 2))
 
     def after(self, share: int) -> int | None:
         """The share of the next stage; None at the end."""

@@ -94,6 +94,7 @@ def order(
     made = give(there)
     if dry_run:
         return made, []
+    _unwatched(settings, ref)
     done = repository.publish(change(made, ref))
     note(settings, ref, made, repository, made.reason or made.state)
     return made, done
@@ -112,6 +113,15 @@ def end(
     done = repository.publish(change(None, ref))
     record.path_of(settings, ref).unlink(missing_ok=True)
     return there, done
+
+
+def _unwatched(settings: Settings, ref: Ref) -> None:
+    """The time from the last look to the next does not count as well: in between a person has stepped in."""
+    path = record.path_of(settings, ref)
+    there = record.read(path)
+    if there is not None and there.progress is not None:
+        progress = there.progress.model_copy(update={"well": None})
+        record.write(path, there.model_copy(update={"progress": progress}))
 
 
 def note(settings: Settings, ref: Ref, made: Rollout, repository: Repository, said: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+from kiosk import clock
 from kiosk.model.report import HeldVersion, Report
 from kiosk.model.rollout import Rollout
 from kiosk.rollout.health import Heard
 from kiosk.rollout.step import Moment
 
-BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
+BEGIN = clock.now()  # readers check the dates of what is signed by the real clock
 
 
 @dataclass
