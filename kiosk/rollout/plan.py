@@ -39,7 +39,8 @@ from kiosk.model.base import Document
 from kiosk.model.rollout import WHOLE, HostPattern
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-LEAST_FRESH = 120
+LEAST_FRESH = 400
+"""An idle host reports every five minutes: a shorter time would make all of them silent now and then."""
 LONGEST = 365 * 86400
 
 

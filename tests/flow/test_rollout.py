@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.errors import BusyError, NetworkError, PolicyError
+from kiosk.errors import BusyError, ExpiredError, NetworkError, PolicyError
 from kiosk.model.names import parse_ref
 from kiosk.model.rollout import Rollout
 from kiosk.publish import publish, signed
@@ -19,6 +19,7 @@ from kiosk.rollout import orders, record, sign
 from kiosk.rollout.driver import Look
 from kiosk.rollout.plan import Plan
 from kiosk.trust.client import TrustedRepository
+from tests.attacks.mutable import Attacker, expire
 from tests.failures.interrupted import killed_at
 from tests.simulators.fleet import Fleet, Time
 from tests.simulators.published import Kiosk, ask, build_image, ready, without_fsync
@@ -114,7 +115,7 @@ def test_a_version_that_fails_returns_all_hosts_to_the_one_before(farm: Farm) ->
 
 
 def test_hosts_that_fall_silent_and_reports_that_are_lost_hold_it(farm: Farm) -> None:
-    publish_with_rollout(farm.kiosk, "2", plan_of(stages=["25%", "100%"], hold="5m"))
+    publish_with_rollout(farm.kiosk, "2", plan_of(stages=["25%", "100%"], hold="15m"))
     farm.minutes(3)
     part = {h for h, v in farm.fleet.has.items() if v == "2"}
     farm.fleet.silent |= part
@@ -123,7 +124,7 @@ def test_hosts_that_fall_silent_and_reports_that_are_lost_hold_it(farm: Farm) ->
         del farm.fleet.heard[host]  # the server forgets them
     assert farm.minutes(60) == [], "hosts that took part before are still missing"
     farm.fleet.silent.clear()
-    assert farm.minutes(5) == ["advance"]
+    assert farm.minutes(12) == ["advance"]
 
 
 def test_a_server_that_has_no_reports_holds_it(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,3 +334,54 @@ def test_a_driver_that_finds_the_repository_locked_moves_nothing(farm: Farm) -> 
         farm.look()
     assert farm.share() == 50
     assert record.path_of(farm.kiosk.settings, WORKER).exists()
+
+
+def test_kiosk_sync_goes_by_the_roll_out_forward_and_back(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kiosk = farm.kiosk
+    kiosk.sync("worker")
+    plan = plan_of(stages=["0%", "100%"], hosts=["canary.example.org"], hold="0s")
+    publish_with_rollout(kiosk, "2", plan)
+
+    def current() -> str:
+        return kiosk.held()["images/worker/current"]
+
+    for names in ((), ("worker",)):
+        assert kiosk.sync(*names).failure is None
+        assert current() == "1"
+    monkeypatch.setattr("socket.gethostname", lambda: "Canary.example.org")
+    assert kiosk.sync().failure is None
+    assert current() == "2"
+    ordered(kiosk, lambda r: orders.abort(r, "jobs fail"))
+    done = kiosk.sync()
+    assert done.failure is None
+    assert ("worker", "1", "switched") in [(r.name, r.version, r.state) for r in done.results]
+    assert current() == "1"
+    assert kiosk.sync("worker@2").failure is None, "a person may still name a version"
+    assert current() == "2"
+
+
+def test_a_host_that_can_not_tell_its_version_leaves_all_as_it_is(farm: Farm) -> None:
+    kiosk = farm.kiosk
+    kiosk.sync()
+    before = kiosk.held()
+    publish_with_rollout(kiosk, "2")
+    expired = Attacker(kiosk)
+    expired.edit("rollouts", ["rollouts"], expire)
+    expired.chain("rollouts")
+    assert type(kiosk.sync("worker").failure) is ExpiredError
+    assert type(kiosk.sync().failure) is ExpiredError
+    assert kiosk.held() == before
+    kiosk.resign()
+    assert kiosk.sync("worker").failure is None
+
+
+def test_a_first_version_is_on_no_host_outside_of_its_share(farm: Farm) -> None:
+    kiosk = farm.kiosk
+    folder = build_image(kiosk.settings, name="new")
+    plan = plan_of(stages=["0%", "100%"], hosts=["nobody"])
+    publish(kiosk.settings, folder, ask, together=sign.together(kiosk.settings, lambda _: plan))
+    done = kiosk.sync("new")
+    assert done.failure is None
+    assert [(r.name, r.state) for r in done.results] == [("new", "not yet")]
