@@ -286,12 +286,13 @@ def ordered(
 
 def offer(r: Rollout) -> str:
     """Who is offered what, in a sentence."""
+    from kiosk.model.rollout import WHOLE
     from kiosk.rollout.plan import percent
 
     before = f"{r.name}@{r.before}" if r.before else "no version"
     if r.state == "aborted":
         return f"all hosts are offered {before}"
-    if r.state == "done":
+    if r.state == "done" or r.share == WHOLE:
         return f"all hosts are offered {r.name}@{r.version}"
     named = f", and {', '.join(r.hosts)}," if r.hosts else ""
     return f"{percent(r.share)} of the hosts{named} are offered {r.name}@{r.version}, the others {before}"

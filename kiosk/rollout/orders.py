@@ -24,7 +24,7 @@ def begin(
         )
     others = [v for v in offered if v != version]
     if there is None:
-        if others and version == max(offered) and not recall:
+        if offered and version == max(offered) and not recall:
             raise PolicyError(
                 f"all hosts are offered {ref} already: it was published without a roll-out",
                 hint="With --recall, hosts outside of the first stage go back to the version before.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
+from kiosk.errors import VerificationError
 from kiosk.model.names import Ref, Version, with_version
 from kiosk.trust.client import TrustedRepository
 
@@ -33,5 +34,10 @@ def offer(repository: TrustedRepository, ref: Ref, current: Version | None, host
     if given is None:
         return Offer(None)
     version = Version.parse(given)
-    back = current is not None and version < current and current == Version.parse(rollout.version)
+    back = current is not None and version < current
+    if back and current != Version.parse(rollout.version):
+        raise VerificationError(
+            f"{ref.base}@{current} is current here, newer than {version}, which its roll-out offers",
+            hint="What is current stays. Name a version to fetch it all the same.",
+        )
     return Offer(with_version(ref, version), back)

@@ -97,7 +97,7 @@ def test_dry_runs_change_nothing(terminal: Terminal, tmp_path: Path) -> None:
     build_image(settings(tmp_path), version="2")
     before = everything()
     done(terminal, "publish", "worker@2", "--rollout", "--dry-run", *UNREAD)
-    assert "Would sign" in done(terminal, "rollout", "start", "worker@1", "--dry-run")
+    assert "Would sign" in done(terminal, "rollout", "start", "worker@1", "--recall", "--dry-run")
     assert everything() == before
     done(terminal, "publish", "worker@2", "--rollout", *UNREAD)
     before = everything()
@@ -129,5 +129,7 @@ def test_the_plans_of_the_settings_hold(terminal: Terminal, tmp_path: Path) -> N
         f'home = "{settings(tmp_path).home}"\nrollouts = "{tmp_path}/rollouts.toml"\n'
     )
     terminal.set("KIOSK_CONFIG", tmp_path / "kiosk.toml")
-    assert "1% for 1d, 100% for 30m" in done(terminal, "rollout", "start", "worker", "--dry-run")
-    assert "1% for 1d, 100% for 5m" in done(terminal, "rollout", "start", "site/a/base", "--dry-run")
+    assert "1% for 1d, 100% for 30m" in done(terminal, "rollout", "start", "worker", "--recall", "--dry-run")
+    assert "1% for 1d, 100% for 5m" in done(
+        terminal, "rollout", "start", "site/a/base", "--recall", "--dry-run"
+    )
