@@ -72,6 +72,8 @@ FlavourText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,2}/[1-9][
 class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
+    `rollouts` is the file of plans for roll-outs (else /etc/kiosk/rollouts.toml, where there is one).
+
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
     `keep` and `keep_days` say which versions of each image and layer `kiosk store prune` keeps (all, where
     neither is set), `grace_hours` how long it leaves what no version needs any more.
@@ -85,6 +87,7 @@ class Settings(BaseModel):
     proxy: str | None = None
     root: Path | None = None
     recipes: Path | None = None
+    rollouts: Path | None = None
     cache: Path | None = None
     keep: Annotated[int, Field(ge=1)] | None = None
     keep_days: Annotated[int, Field(ge=0, le=36500)] | None = None

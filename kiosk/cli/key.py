@@ -36,7 +36,7 @@ def init(
     threshold: Annotated[int, typer.Option(help="How many of them must sign a new root together.")] = 2,
     root_days: Annotated[int, typer.Option(help="Validity of the root, days.")] = 365,
     targets_days: Annotated[int, typer.Option(help="Validity of targets and delegated roles, days.")] = 90,
-    snapshot_days: Annotated[int, typer.Option(help="Validity of the snapshot, days.")] = 7,
+    snapshot_days: Annotated[int, typer.Option(help="Validity of the snapshot and of roll-outs, days.")] = 7,
     timestamp_hours: Annotated[int, typer.Option(help="Validity of the timestamp, hours.")] = 24,
     passphrase_file: PassphraseFile = None,
     json: Json = False,
@@ -177,7 +177,7 @@ def show_key(
 
 def delegate(
     ctx: typer.Context,
-    party: Annotated[str, typer.Argument(help="site/SITE, experiment/VO, or images.")],
+    party: Annotated[str, typer.Argument(help="site/SITE, experiment/VO, images, or rollouts.")],
     key: Annotated[list[Path], typer.Option("--key", help="Public key file; may be given several times.")],
     threshold: Annotated[int, typer.Option(help="How many of the keys must sign together.")] = 1,
     replace: Annotated[bool, typer.Option(help="Exchange the keys of a delegation that exists.")] = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kiosk.cli.common import DryRun, Json, app, emit, passphrase_source, say, settings, size, table
+from kiosk.cli.publish import Rolled, show_offer, together
 
 Recipe = Annotated[
     str, typer.Argument(metavar="DIR|NAME", help="A layer's folder, or its name in recipes/layers.")
@@ -68,6 +69,7 @@ def publish(
         str, typer.Argument(metavar="KIND/OWNER/NAME[@V]", help="A built layer; the newest by default.")
     ],
     passphrase_file: Passphrase = None,
+    rollout: Rolled = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -95,7 +97,10 @@ def publish(
         layer.check(folder, known.found)
 
     folder = built_folder(settings(ctx), LayerRef.parse(name))
-    done = put(settings(ctx), folder, passphrase_source(passphrase_file), checks=[checked], dry_run=dry_run)
+    begin = together(settings(ctx), dry_run=dry_run) if rollout else None
+    ask = passphrase_source(passphrase_file)
+    done = put(settings(ctx), folder, ask, checks=[checked], together=begin, dry_run=dry_run)
+    show_offer(settings(ctx), done, asked=rollout, json=json, dry_run=dry_run)
     if json:
         emit(
             {

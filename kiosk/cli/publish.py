@@ -18,10 +18,14 @@ from kiosk.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from kiosk.model.manifest import Artifact
-    from kiosk.publish import Published
+    from kiosk.publish import Published, Together
     from kiosk.trust.client import TrustedRepository
     from kiosk.trust.signing.repository import Signature
 
+Rolled = Annotated[
+    bool,
+    typer.Option("--rollout", help="Offer it to a few hosts first, then to more (see `kiosk rollout`)."),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Root of trust, needed the first time a URL is read.")
 ]
@@ -50,6 +54,7 @@ def publish_image(
             metavar="REASON", help="Publish without an audit, for this reason, which is published too."
         ),
     ] = None,
+    rollout: Rolled = False,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -67,8 +72,40 @@ def publish_image(
         s = s.model_copy(update={"differences": differences})
     folder = built_folder(s, ImageRef.parse(image))
     checks = [gate(s, no_updates=no_updates, without=without_audit)]
-    done = publish(s, folder, passphrase_source(passphrase_file), checks=checks, dry_run=dry_run)
+    begin = together(s, dry_run=dry_run) if rollout else None
+    ask = passphrase_source(passphrase_file)
+    done = publish(s, folder, ask, checks=checks, together=begin, dry_run=dry_run)
     show_published(done, json=json, dry_run=dry_run)
+    show_offer(s, done, asked=rollout, json=json, dry_run=dry_run)
+
+
+def together(s: Settings, *, dry_run: bool) -> Together:
+    """Begins a roll-out, by the plan of the settings, in the change that publishes a version."""
+    from kiosk.rollout import sign
+    from kiosk.rollout.plan import plans_file, read_plans
+
+    plans = read_plans(plans_file(s))
+    return sign.together(s, lambda ref: plans.of(ref.base), dry_run=dry_run)
+
+
+def show_offer(s: Settings, done: Published, *, asked: bool, json: bool, dry_run: bool) -> None:
+    """Says which hosts get a version that was published, where a roll-out decides that. PolicyError where a roll-out
+    was asked for and the version had been published without one."""
+    from kiosk.cli.rollout import known, offer
+    from kiosk.errors import PolicyError
+
+    found = [r for r, _ in known(s, None) if r.name == done.ref.base]
+    mine = any(r.version == str(done.ref.version) for r in found)
+    if asked and done.already and not mine:
+        raise PolicyError(
+            f"{done.ref} was published before, without this roll-out",
+            hint=f"`kiosk rollout start {done.ref}` begins one.",
+        )
+    if json or dry_run or not found:
+        return
+    say(f"Roll-out: {offer(found[0])}.")
+    if not mine:
+        say(f"No host gets {done.ref} until `kiosk rollout start {done.ref}`.")
 
 
 def show_published(done: Published, *, json: bool, dry_run: bool) -> None:

@@ -17,12 +17,16 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, KioskError, NetworkError, UsageError, VerificationError
 from kiosk.files import locked
+from kiosk.log import logger
 from kiosk.model.manifest import Manifest
 from kiosk.model.names import Ref, history_path, manifest_path
+from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.place import Folder, Place
 from kiosk.trust import checkpoint
 from kiosk.trust.client import TrustedRepository
 from kiosk.trust.names import served_target
+
+log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,12 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
             past += [w.manifest for w in history.withdrawn]
             path = served_target(history_path(refs[-1]), hashlib.sha256(remembered).hexdigest())
             targets.append((f"targets/{path}", remembered))
-        for ref in refs[-newest:] if newest else refs:
+        rollout, rolled = _rollout(trusted, refs[-1])
+        if rollout is not None and rolled is not None:
+            path = served_target(rollout_path(refs[-1]), hashlib.sha256(rolled).hexdigest())
+            targets.append((f"targets/{path}", rolled))
+        in_use = {rollout.version, rollout.before} if rollout is not None else set()
+        for ref in [r for r in refs if not newest or r in refs[-newest:] or str(r.version) in in_use]:
             manifest, data = trusted.signed_manifest(ref)
             manifests.append(manifest)
             path = served_target(manifest_path(ref), hashlib.sha256(data).hexdigest())
@@ -91,6 +100,17 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
     files = _metadata(good)
     version = Metadata[Timestamp].from_bytes(files[-1][1]).signed.version
     return State(version, tuple(manifests), tuple(targets), tuple(files), dict(trusted.problems), tuple(past))
+
+
+def _rollout(trusted: TrustedRepository, ref: Ref) -> tuple[Rollout | None, bytes | None]:
+    """A name's roll-out. One that does not hold is no mirror's trouble: readers refuse it there as they do here."""
+    try:
+        return trusted.signed_rollout(ref)
+    except CorruptError:
+        raise
+    except VerificationError as e:
+        log.warning("%s", e)
+        return None, None
 
 
 def _metadata(good: Path) -> list[tuple[str, bytes]]:

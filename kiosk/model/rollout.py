@@ -8,13 +8,14 @@ only ever added when the share grows.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from kiosk.model.base import Document
-from kiosk.model.names import Ref, VersionText
+from kiosk.model.names import Ref, Version, VersionText
 from kiosk.model.report import Base
 
 WHOLE = 1000
@@ -43,6 +44,21 @@ class Rollout(Document):
             return self.version
         return self.version if place(self.name, self.version, host) < self.share else self.before
 
+    def fault(self, ref: Ref, offered: Collection[str]) -> str | None:
+        """Why it can't be followed as the roll-out of `ref`, of which these versions are offered; None where it can.
+        A version that no host can be given any more need not be there."""
+        if self.name != ref.base:
+            return f"is the roll-out of {self.name}, not of {ref.base}"
+        if self.before is not None and Version.parse(self.before) >= Version.parse(self.version):
+            return f"rolls {self.version} out over {self.before}, which is not older"
+        given = {"done": (self.version,), "aborted": (self.before,)}.get(
+            self.state, (self.version, self.before)
+        )
+        for version in given:
+            if version is not None and version not in offered:
+                return f"names {self.name}@{version}, which {ref.role} does not offer"
+        return None
+
 
 def place(name: str, version: str, host: str) -> int:
     """A host's place in the order of a version's roll-out: 0 to 999, evenly spread, another for each version."""
@@ -53,3 +69,8 @@ def place(name: str, version: str, host: str) -> int:
 def rollout_path(ref: Ref) -> str:
     """The target path of a name's roll-out."""
     return f"rollouts/{ref.folder}rollout.json"
+
+
+def is_rollout_path(path: str) -> bool:
+    """Whether a target path is that of a roll-out, of whatever name."""
+    return path.startswith("rollouts/") and path.endswith("/rollout.json")

@@ -4,7 +4,8 @@
   of those versions. If any of it can't be read, nothing is signed and nothing removed.
 * A version that is given up goes on in the history of its name: what it was made from, its files' digests, and
   the objects of its papers (see kiosk.model.history) stay for ever.
-* The newest version of a name is never given up. Roles whose keys are not here are left as they are.
+* The newest version of a name is never given up, nor is one that a roll-out names. Roles whose keys are not here
+  are left as they are.
 * A file is removed after it has been unneeded for the grace period (see `journal`): readers that hold older
   metadata, and what an interrupted publish has stored, are safe for that long.
 * It holds the repository's lock, so no publish runs beside it. Killed anywhere, the repository is whole, and
@@ -104,13 +105,18 @@ def prune(
         papers = [w.manifest for _, history in past for w in history.withdrawn]
         papers += [remembered(m) for _, m in going]
         packs, needed = _needed(settings.repository, choice.kept, papers)
-        until_now = needed | _needed(settings.repository, going)[1] | {t.file for t, _ in past}
+        rolled_out = {t.file for t, _ in signed.rollouts(repository)}
+        until_now = needed | _needed(settings.repository, going)[1] | {t.file for t, _ in past} | rolled_out
         signatures: Sequence[Signature] = ()
         if choice.given_up and not dry_run:
-            gone = {role: [t.path for t, _ in some] for role, some in choice.given_up.items()}
-            signatures = repository.withdraw(gone, _histories(repository, choice.given_up, now()))
+            changes: dict[str, dict[str, bytes | None]] = {
+                role: {t.path: None for t, _ in some} for role, some in choice.given_up.items()
+            }
+            for role, some_histories in _histories(repository, choice.given_up, now()).items():
+                changes[role] |= some_histories
+            signatures = repository.publish(changes)
             past = signed.histories(repository)
-        needed |= {t.file for t, _ in past}
+        needed |= {t.file for t, _ in past} | rolled_out
         sizes = {p: s for p, s in _files(repository) if p not in needed}
         # what a version that goes now has needed until now begins its grace now
         unneeded_before = [p for p in sizes if p not in until_now]
@@ -149,7 +155,7 @@ def _choose(
             raise NotFoundError(f"{name} has no version in the repository", where=str(repository.folder))
     bases = {name.base for name in names}
     within = [m for _, m in found if not bases or m.ref.base in bases]
-    old = {str(m.ref) for m in rule.given_up(within, now)}
+    old = {str(m.ref) for m in rule.given_up(within, now)} - _in_rollouts(repository)
     choice = _Choice()
     for role in dict.fromkeys(target.role for target, _ in found):
         mine = [(t, m) for t, m in found if t.role == role]
@@ -167,6 +173,12 @@ def _choose(
     if choice.given_up and not dry_run:
         repository.open_keys(*choice.given_up, "snapshot", "timestamp")
     return choice
+
+
+def _in_rollouts(repository: Repository) -> set[str]:
+    """The versions, NAME@VERSION, that hosts are offered or would be after an abort."""
+    found = [rollout for _, rollout in signed.rollouts(repository)]
+    return {f"{r.name}@{v}" for r in found for v in (r.version, r.before) if v is not None}
 
 
 def _histories(

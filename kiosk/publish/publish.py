@@ -30,7 +30,7 @@ from kiosk.store.index import Tree
 from kiosk.store.known import KnownBlocks, rebuild
 from kiosk.store.objects import named
 from kiosk.store.older import Older
-from kiosk.trust.names import served_target
+from kiosk.trust.names import ROLLOUTS, served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
 
@@ -39,6 +39,8 @@ SUMS_FROM = 16 << 20
 Check = Callable[[Manifest, Path], Mapping[str, bytes] | None]
 """Looks at a built version before it is signed and raises what is wrong with it. May return files that are published
 with the version: their names (`audit.json` becomes the artifact `audit`) and content."""
+Together = Callable[[Repository, Ref], Mapping[str, Mapping[str, bytes | None]]]
+"""What is signed in the same change as a version (see Repository.publish), or the error for which neither is."""
 ADDED = frozenset({"audit"})
 """Artifacts that checks add. A version is the same version whatever they say of it."""
 
@@ -88,11 +90,12 @@ def publish(
     ask: Ask,
     *,
     checks: Sequence[Check] = (),
+    together: Together | None = None,
     dry_run: bool = False,
     now: clock.Clock = clock.now,
 ) -> Published:
-    """Publishes the built version in `folder`, after `checks` have seen it. With `dry_run` everything is
-    read and checked, and nothing written; no passphrase is asked for."""
+    """Publishes the built version in `folder`, after `checks` have seen it, and what `together` gives in the same
+    change. With `dry_run` everything is read and checked, and nothing written; no passphrase is asked for."""
     begin = time.monotonic()
     manifest = read_built(folder)
     ref = manifest.ref
@@ -108,11 +111,12 @@ def publish(
             raise BusyError(f"{ref} was withdrawn a moment ago", hint="Run the command again.")
         if not already:
             refuse_weaker(repository, manifest)
+        more = {} if already or together is None else together(repository, ref)
         if already or dry_run:
             check_digests(folder, manifest, progress.update)
             unchanged = tuple(StoredArtifact(n, a.size, 0, 0) for n, a in manifest.artifacts.items())
             return Published(ref, ref.role, unchanged, (), time.monotonic() - begin, already)
-        repository.open_keys(ref.role, "snapshot", "timestamp")
+        repository.open_keys(ref.role, *more, "snapshot", "timestamp")
         manifest = _with_files(manifest, folder, added)
         with KnownBlocks(settings.repository.with_name("known-blocks.sqlite")) as known:
             store = Counting(settings.repository)
@@ -131,7 +135,7 @@ def publish(
                 indexed[name] = made.model_copy(update={"differences": extra})
                 stored.append(replace(one, differences={d.base: d.size for d in extra}))
         signed = manifest.model_copy(update={"artifacts": indexed})
-        signatures = repository.publish(ref.role, manifest_path(ref), signed.to_json())
+        signatures = repository.publish({ref.role: {manifest_path(ref): signed.to_json()}, **more})
     return Published(ref, ref.role, tuple(stored), tuple(signatures), time.monotonic() - begin)
 
 
@@ -264,7 +268,7 @@ def last_versions(repository: Repository, ref: Ref, count: int) -> list[Manifest
 
 def published_indexes(repository: Repository) -> Iterator[Object]:
     """The indexes of all that is published, for a lost memory of known blocks."""
-    for role in repository.roles():
+    for role in [r for r in repository.roles() if r != ROLLOUTS]:
         for path, target in repository.role(role).signed.targets.items():
             if is_history_path(path):
                 continue

@@ -9,10 +9,11 @@ from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, UsageError
 from kiosk.model.history import History
 from kiosk.model.manifest import Manifest
-from kiosk.model.names import is_history_path
+from kiosk.model.names import Ref, is_history_path
+from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.publish.publish import read_published, read_target
 from kiosk.store import inventory
-from kiosk.trust.names import served_target
+from kiosk.trust.names import ROLLOUTS, served_target
 from kiosk.trust.signing.keys import Keys
 from kiosk.trust.signing.repository import Repository
 
@@ -42,7 +43,7 @@ def targets(repository: Repository) -> Iterator[Target]:
 def manifests(repository: Repository) -> list[tuple[Target, Manifest]]:
     """All manifests that are signed. NotFoundError or CorruptError when one can't be read: then nobody knows
     what is needed."""
-    listed = (t for t in targets(repository) if not is_history_path(t.path))
+    listed = (t for t in targets(repository) if t.role != ROLLOUTS and not is_history_path(t.path))
     return [(t, read_published(repository, t.path, t.hexdigest)) for t in listed]
 
 
@@ -55,6 +56,20 @@ def histories(repository: Repository) -> list[tuple[Target, History]]:
 def read_history(repository: Repository, target: Target) -> History:
     """A history from the repository's folder, checked against its signed digest."""
     return History.from_json(read_target(repository, target.path, target.hexdigest), where=target.path)
+
+
+def rollouts(repository: Repository) -> list[tuple[Target, Rollout]]:
+    """All roll-outs that are signed. Errors as for manifests."""
+    listed = (t for t in targets(repository) if t.role == ROLLOUTS)
+    return [
+        (t, Rollout.from_json(read_target(repository, t.path, t.hexdigest), where=t.path)) for t in listed
+    ]
+
+
+def rollout(repository: Repository, ref: Ref) -> Rollout | None:
+    """The roll-out of an image or layer; None where hosts go by the newest version."""
+    path = rollout_path(ref)
+    return next((found for target, found in rollouts(repository) if target.path == path), None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,9 @@ def listed(settings: Settings) -> Listed:
     found = Listed([], [], [])
     for target in targets(repository):
         try:
-            if is_history_path(target.path):
+            if target.role == ROLLOUTS:
+                read_target(repository, target.path, target.hexdigest)
+            elif is_history_path(target.path):
                 found.past.extend(w.manifest for w in read_history(repository, target).withdrawn)
             else:
                 found.versions.append(read_published(repository, target.path, target.hexdigest))

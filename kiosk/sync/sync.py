@@ -2,8 +2,9 @@
 
 Metadata first, from the root of trust; then each version into a folder of its own, every file checked against
 the signed manifest; only then the version's folder gets its name and `current` moves, never to an older
-version. Whatever goes wrong, what is current stays current (fail-static), and the next run goes on from the
-bytes that are there. One image's trouble does not keep the others from being brought up to date.
+version unless a signed roll-out calls the newer one back. Whatever goes wrong, what is current stays current
+(fail-static), and the next run goes on from the bytes that are there. One image's trouble does not keep the
+others from being brought up to date.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from kiosk.store import locate
 from kiosk.store.fetch import FetchReport, Seed, Way, fetch
 from kiosk.store.objects import ObjectSource
 from kiosk.sync.host import HostCache, kept_artifacts
+from kiosk.sync.offer import Offer, offer, this_host
 from kiosk.trust.client import TrustedRepository
 
 log = logger(__name__)
 
-State = Literal["fetched", "switched", "current", "would fetch", "failed"]
+State = Literal["fetched", "switched", "current", "would fetch", "not yet", "failed"]
 SEEDS = 2
 """How many older versions of an image are looked through for bytes that need not be fetched."""
 
@@ -74,7 +76,8 @@ def sync(
     """Brings images and layers up to date: those in `wanted`, or everything that the repository offers.
     `seeds` are local files of any kind that may hold some of the bytes.
 
-    A reference with a version fetches that version, and leaves `current` alone when that is newer.
+    A reference with a version fetches that version, and leaves `current` alone when that is newer. One without goes
+    by the roll-out of its name, if there is one, else by the newest version.
     """
     begin = time.monotonic()
     url = url or settings.url
@@ -91,7 +94,14 @@ def sync(
         source = locate.source(url, proxy, settings.s3)
         for ref in chosen:
             try:
-                results.append(one(repository, cache, source, ref, seeds, dry_run=dry_run))
+                named = bool(wanted) and ref.version is not None
+                given = Offer(ref) if named else offer(repository, ref, cache.current(ref), this_host())
+                if given.ref is None:
+                    results.append(Result(ref.base, "-", "not yet"))
+                    continue
+                results.append(
+                    one(repository, cache, source, given.ref, seeds, back=given.back, dry_run=dry_run)
+                )
             except Interrupted:
                 raise
             except OSError as e:  # a failing disk, say: one image's trouble is not the others'
@@ -127,9 +137,10 @@ def one(
     ref: Ref,
     named: Sequence[Path] = (),
     *,
+    back: bool = False,
     dry_run: bool,
 ) -> Result:
-    """Brings one image or layer up to date."""
+    """Brings one image or layer up to date. `back`: a signed roll-out calls what is current back to this version."""
     begin = time.monotonic()
     manifest, signed = repository.signed_manifest(ref)
     exact = manifest.ref
@@ -139,14 +150,14 @@ def one(
     if ref.version is None and current is not None and exact.version < current:
         raise older(exact, with_version(exact, current))
     if cache.holds(manifest, signed):
-        moves = current is None or current < exact.version
+        moves = current is None or current < exact.version or back
         if moves and not dry_run:
             cache.make_current(exact)
         return Result(exact.base, str(exact.version), "switched" if moves else "current", size)
     if dry_run:
         return Result(exact.base, str(exact.version), "would fetch", size)
     reports = fill(cache, source, manifest, signed, named)
-    if current is None or current < exact.version:
+    if current is None or current < exact.version or back:
         cache.make_current(exact)
     return Result(
         exact.base,

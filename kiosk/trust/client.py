@@ -34,14 +34,16 @@ from kiosk.model.names import (
     parse_manifest_path,
     parse_ref,
 )
+from kiosk.model.rollout import Rollout, is_rollout_path, rollout_path
 from kiosk.trust import checkpoint, roots
 from kiosk.trust.explain import explained
 from kiosk.trust.fetcher import fetcher
-from kiosk.trust.names import published_time
+from kiosk.trust.names import ROLLOUTS, published_time
 
 log = logger(__name__)
 
 LARGEST_MANIFEST = 4 << 20
+LARGEST_ROLLOUT = 1 << 18
 CONFIG = UpdaterConfig(max_delegations=8, targets_max_length=16 << 20, snapshot_max_length=4 << 20)
 R = TypeVar("R")
 
@@ -118,7 +120,7 @@ class TrustedRepository:
         found: list[Ref] = []
         for name in self._roles if role is None else [r for r in self._roles if r == role]:
             for path, listed in self._roles[name].signed.targets.items():
-                if is_history_path(path):
+                if is_history_path(path) or (name == ROLLOUTS and is_rollout_path(path)):
                     continue
                 ref = parse_manifest_path(path)
                 if ref is None or ref.role != name or updater.get_targetinfo(path) != listed:
@@ -174,6 +176,31 @@ class TrustedRepository:
         if history.name != ref.base:
             raise VerificationError(f"is the history of {history.name}, not of {ref.base}", where=path)
         return history, data
+
+    def rollout(self, ref: Ref) -> Rollout | None:
+        """The roll-out of an image or layer; None where hosts go by the newest version."""
+        return self.signed_rollout(ref)[0]
+
+    def signed_rollout(self, ref: Ref) -> tuple[Rollout | None, bytes | None]:
+        """The same, with the very bytes that were signed.
+
+        It chooses among versions that the name's own role offers, or it is a VerificationError. On an error (also
+        an expired role) it is not known what a host is to run: the caller leaves current what is current, since
+        the newest version may be the very one that a roll-out keeps from most hosts.
+        """
+        self.load([ROLLOUTS])
+        if ROLLOUTS in self.problems:
+            raise self.problems[ROLLOUTS]
+        path, updater = rollout_path(ref), self._ready()
+        found = self._verified(lambda: updater.get_targetinfo(path)) if ROLLOUTS in self._roles else None
+        if found is None:
+            return None, None
+        data = self._target_bytes(path, found, LARGEST_ROLLOUT)
+        rollout = Rollout.from_json(data, where=path)
+        offered = [str(r.version) for r in self.versions(ref)]
+        if (fault := rollout.fault(ref, offered)) is not None:
+            raise VerificationError(fault, where=path, hint="Nothing of it was used; what is current stays.")
+        return rollout, data
 
     def roles(self) -> list[RoleInfo]:
         """The roles that this client has verified so far."""

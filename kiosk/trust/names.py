@@ -11,13 +11,14 @@ from kiosk.errors import UsageError
 from kiosk.model.names import NAME
 
 IMAGES = "images"
+ROLLOUTS = "rollouts"
 TOP = ("root", "targets", "snapshot", "timestamp")
 
 
 def delegated_role(party: str) -> str:
-    """The role of `images`, `site/SITE` or `experiment/VO`; UsageError when it is none of them."""
-    if party == IMAGES:
-        return IMAGES
+    """The role of `images`, `rollouts`, `site/SITE` or `experiment/VO`; UsageError when it is none of them."""
+    if party in (IMAGES, ROLLOUTS):
+        return party
     kind, _, owner = party.partition("/")
     if kind not in ("site", "experiment") or not re.fullmatch(NAME, owner):
         raise UsageError(
@@ -27,11 +28,21 @@ def delegated_role(party: str) -> str:
 
 
 def role_patterns(role: str) -> list[str]:
-    """The target paths that a delegated role may sign: a name and a version below its own folder."""
+    """The target paths that a delegated role may sign: a name and a version below its own folder. Roll-outs choose
+    among versions that others have signed, so their role can sign nothing else."""
     if role == IMAGES:
         return ["images/*/*"]
+    if role == ROLLOUTS:
+        return ["rollouts/images/*/rollout.json", "rollouts/layers/*/*/*/rollout.json"]
     kind, _, owner = role.partition("-")
     return [f"layers/{kind}/{owner}/*/*"]
+
+
+def how_to_delegate(role: str) -> str:
+    """The commands that delegate to a role which has no keys in the repository yet."""
+    if role == ROLLOUTS:
+        return "kiosk key create rollouts && kiosk delegate rollouts --key KIOSK_HOME/keys/rollouts.pub"
+    return f"kiosk delegate {role.replace('-', '/', 1)} --key FILE.pub"
 
 
 def served_target(path: str, hexdigest: str) -> str:

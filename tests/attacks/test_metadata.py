@@ -270,7 +270,7 @@ def test_an_attack_ends_in_its_error_and_changes_nothing(attack: Attack, tmp_pat
         writer = kiosk.repository()
         for _ in range(2):  # stolen online keys have used numbers that the kiosk has to step over
             with writer.locked():
-                writer.publish("images", "images/filler/1.json", b"{}")
+                writer.publish({"images": {"images/filler/1.json": b"{}"}})
         assert kiosk.sync("worker").failure is None
         assert kiosk.held()["images/worker/current"] == "2"
 

@@ -58,7 +58,7 @@ def test_from_nothing_to_a_hypervisor_with_an_image(terminal: Terminal, tmp_path
     (tmp_path / "passphrase").write_text("correct horse battery staple\n")
     terminal.set("KIOSK_PASSPHRASE_FILE", tmp_path / "passphrase")
     made = terminal.json("init", "--root-keys", 2, "--threshold", 1)
-    assert len(made["keys"]) == 6
+    assert len(made["keys"]) == 7
     assert terminal.run("init")[0] == 2
 
     terminal.json("key", "create", "site-cern", "--out", tmp_path / "cern")

@@ -11,10 +11,12 @@ from tuf.api.metadata import Metadata, Root
 
 from kiosk import clock
 from kiosk.errors import BusyError, ExpiredError, NotFoundError, UsageError, VerificationError
+from kiosk.model.names import parse_ref
 from kiosk.trust.client import TrustedRepository
 from kiosk.trust.signing.create import create
 from tests.attacks.mutable import Attacker
 from tests.simulators.published import PASSPHRASE, Kiosk, ask, ready
+from tests.simulators.rolled import publish_with_rollout
 
 
 def test_a_new_repository_has_an_offline_root_with_a_threshold_and_short_lived_online_roles(
@@ -169,3 +171,55 @@ def test_delegation(tmp_path: Path) -> None:
     (kiosk.settings.keys / "site-c.pem").unlink()
     kiosk.layer("site/c", version="2")
     assert kiosk.sync("site/c/base").results[0].version == "2"
+
+
+def test_the_role_of_roll_outs_may_sign_them_alone_and_is_renewed_as_the_online_roles_are(
+    tmp_path: Path,
+) -> None:
+    kiosk = ready(tmp_path / "kiosk")
+    reader = TrustedRepository(tmp_path / "reader", kiosk.settings.repository, kiosk.root.read_bytes())
+    assert reader.rollout(parse_ref("worker")) is None, "nothing is rolled out yet"
+    delegated = kiosk.repository().state.targets.signed.delegations
+    assert delegated is not None
+    assert delegated.roles is not None
+    role = delegated.roles["rollouts"]
+    assert role.keyids == [kiosk.keys.public("rollouts").keyid]
+    for path in ("rollouts/images/worker/rollout.json", "rollouts/layers/site/a/base/rollout.json"):
+        assert role.is_delegated_path(path)
+    for path in (
+        "images/worker/1.json",
+        "images/worker/rollout.json",
+        "layers/site/a/base/1.json",
+        "rollouts/images/rollout.json",
+        "rollouts/images/a/b/rollout.json",
+        "rollouts/images/worker/1.json",
+    ):
+        assert not role.is_delegated_path(path)
+    publish_with_rollout(kiosk, "2")
+    five_days_on = Kiosk(kiosk.home, lambda: clock.now() + timedelta(days=5)).repository()
+    with five_days_on.locked():
+        assert [s.role for s in five_days_on.resign()[0]] == ["rollouts", "snapshot", "timestamp"]
+
+
+def test_a_repository_without_the_role_says_how_to_delegate_to_it(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    writer = kiosk.repository()
+    with writer.locked():
+        targets = writer.state.targets
+        assert targets.signed.delegations is not None
+        assert targets.signed.delegations.roles is not None
+        del targets.signed.delegations.roles["rollouts"]
+        writer._commit({"targets": targets})
+    (kiosk.settings.keys / "rollouts.pem").unlink()
+    (kiosk.settings.keys / "rollouts.pub").unlink()
+    with pytest.raises(NotFoundError, match="kiosk key create rollouts && kiosk delegate rollouts"):
+        publish_with_rollout(kiosk, "2")
+    assert kiosk.image(version="2").ref.version is not None, "all else goes on"
+    kiosk.delegate("rollouts")
+    publish_with_rollout(kiosk, "3")
+
+
+def test_several_roles_change_in_one_step_for_readers(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    done = publish_with_rollout(kiosk, "2")
+    assert [s.role for s in done.signatures] == ["images", "rollouts", "snapshot", "timestamp"]

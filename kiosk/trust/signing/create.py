@@ -15,7 +15,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from kiosk import clock
 from kiosk.errors import UsageError, VerificationError
 from kiosk.files import fsync_dir, locked, scratch, storage_errors, write
-from kiosk.trust.names import IMAGES
+from kiosk.trust.names import IMAGES, ROLLOUTS
 from kiosk.trust.signing.keys import Ask, Keys, PublicKey
 from kiosk.trust.signing.periods import Periods
 from kiosk.trust.signing.repository import add_delegation, to_bytes
@@ -43,7 +43,7 @@ def create(
     periods: Periods | None = None,
     now: clock.Clock = clock.now,
 ) -> Created:
-    """Makes the keys `root-1`…, targets, snapshot, timestamp and images, and a repository signed by them."""
+    """Makes the keys `root-1`…, targets, snapshot, timestamp, images and rollouts, and a repository signed by them."""
     if not 1 <= threshold <= root_keys <= 9:
         raise UsageError(f"{threshold} of {root_keys} root keys: choose 1 to 9 keys, and no more than that")
     anchor, metadata = keys.folder / "root.json", folder / "metadata"
@@ -54,7 +54,7 @@ def create(
         roots = [f"root-{i + 1}" for i in range(root_keys)]
         if metadata.exists() and not all(keys.has_private(n) for n in roots):
             raise refusal(folder, keys)
-        signers = open_or_make(keys, [*roots, "targets", *ONLINE, IMAGES], ask)
+        signers = open_or_make(keys, [*roots, "targets", *ONLINE, IMAGES, ROLLOUTS], ask)
         if metadata.exists():
             adopt(metadata, [signers[n].public_key.keyid for n in roots])
         else:
@@ -113,7 +113,8 @@ def write_first(
         root.add_key(signers[name].public_key, name)
 
     targets = Targets(expires=now() + periods.of("targets"))
-    add_delegation(targets, IMAGES, [signers[IMAGES].public_key], 1)
+    for role in (IMAGES, ROLLOUTS):  # nothing is rolled out yet: that role signs nothing until something is
+        add_delegation(targets, role, [signers[role].public_key], 1)
     images = Targets(expires=now() + periods.of(IMAGES))
 
     def put(name: str, made: Metadata[T], by: list[str]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kiosk.model.base import Document
+from kiosk.trust.names import ROLLOUTS
 
 Days = Annotated[int, Field(ge=1, le=3650)]
 
@@ -17,7 +18,8 @@ class Periods(Document):
     """Validity of what is signed: the timestamp in hours, all others in days.
 
     The timestamp bounds how long a mirror can show an old state as the newest (a freeze), and its key is
-    online; root and targets are signed by people, so theirs are long.
+    online; root and targets are signed by people, so theirs are long. Roll-outs are signed by a machine, and last
+    as long as the snapshot.
     """
 
     root: Days = 365
@@ -26,10 +28,14 @@ class Periods(Document):
     timestamp_hours: Annotated[int, Field(ge=1, le=720)] = 24
 
     def of(self, role: str) -> timedelta:
-        """The period of a role; delegated roles last as long as targets."""
+        """The period of a role; other delegated roles than roll-outs last as long as targets."""
         if role == "timestamp":
             return timedelta(hours=self.timestamp_hours)
-        return timedelta(days={"root": self.root, "snapshot": self.snapshot}.get(role, self.targets))
+        return timedelta(
+            days={"root": self.root, "snapshot": self.snapshot, ROLLOUTS: self.snapshot}.get(
+                role, self.targets
+            )
+        )
 
     def is_near(self, role: str, expires: datetime, now: datetime) -> bool:
         """Whether less than a third of the period is left, or nothing."""

@@ -9,7 +9,7 @@ files with a number in their name never change (caches may keep them for ever).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from tuf.api.serialization.json import JSONSerializer
 from kiosk import clock
 from kiosk.errors import NotFoundError, UsageError
 from kiosk.files import locked, write
-from kiosk.trust.names import role_patterns, served_target
+from kiosk.trust.names import how_to_delegate, role_patterns, served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.periods import read_periods
 from kiosk.trust.signing.state import Floors, State, T, load, newest_root, role
@@ -86,7 +86,7 @@ class Repository:
             raise NotFoundError(
                 f"nothing is delegated to {name}",
                 where=str(self.folder),
-                hint=f"kiosk delegate {name.replace('-', '/', 1)} --key FILE.pub",
+                hint=how_to_delegate(name),
             )
         return role(self.metadata, self.state, name) or Metadata(Targets())
 
@@ -101,32 +101,26 @@ class Repository:
         for name in roles:
             self._signers(name)
 
-    def publish(self, role_name: str, path: str, data: bytes) -> list[Signature]:
-        """Signs one more target file in a delegated role, together with the time of this."""
-        listed = self.role(role_name)
-        target = TargetFile.from_data(path, data, ["sha256"])
-        target.unrecognized_fields["custom"] = {"published": self.now().isoformat()}
-        self.open_keys(role_name, "snapshot", "timestamp")
-        write(self.folder / "targets" / served_target(path, target.hashes["sha256"]), data)
-        listed.signed.targets[path] = target
-        return self._commit({role_name: listed})
-
-    def withdraw(
-        self, paths: Mapping[str, Collection[str]], histories: Mapping[str, Mapping[str, bytes]]
-    ) -> list[Signature]:
-        """Signs roles anew without some of their target files (role to paths), and with others that tell of them
-        (role to path to content). The withdrawn files stay where they are: readers that have older metadata still
-        ask for them."""
-        changed = {name: self.role(name) for name in paths}
+    def publish(self, changes: Mapping[str, Mapping[str, bytes | None]]) -> list[Signature]:
+        """Signs target files in delegated roles (role to path to content; None takes one off the list), together
+        with the time of this. Readers see all of it at once. Files that are taken off stay where they are: readers
+        that have older metadata still ask for them."""
+        changed = {name: self.role(name) for name in changes}
         self.open_keys(*changed, "snapshot", "timestamp")
         for name, listed in changed.items():
-            for path in paths[name]:
-                del listed.signed.targets[path]
-            for path, data in histories.get(name, {}).items():
-                target = TargetFile.from_data(path, data, ["sha256"])
-                write(self.folder / "targets" / served_target(path, target.hashes["sha256"]), data)
-                listed.signed.targets[path] = target
+            for path, data in changes[name].items():
+                if data is None:
+                    listed.signed.targets.pop(path, None)
+                else:
+                    target = self._put(listed, path, data)
+                    target.unrecognized_fields["custom"] = {"published": self.now().isoformat()}
         return self._commit(changed)
+
+    def _put(self, listed: Metadata[Targets], path: str, data: bytes) -> TargetFile:
+        target = TargetFile.from_data(path, data, ["sha256"])
+        write(self.folder / "targets" / served_target(path, target.hashes["sha256"]), data)
+        listed.signed.targets[path] = target
+        return target
 
     def delegate(
         self, role_name: str, keys: Sequence[Key], threshold: int, replace: bool = False

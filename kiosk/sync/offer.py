@@ -1,0 +1,43 @@
+"""Which version a host is to have where a roll-out decides it."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from kiosk.errors import VerificationError
+from kiosk.model.names import Ref, Version, with_version
+from kiosk.trust.client import TrustedRepository
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The version to have (None: none yet). `back` when that is older than what is current, which a signed roll-out
+    has called back."""
+
+    ref: Ref | None
+    back: bool = False
+
+
+def this_host() -> str:
+    """The name by which this host has its place in roll-outs."""
+    return socket.gethostname().lower().rstrip(".")
+
+
+def offer(repository: TrustedRepository, ref: Ref, current: Version | None, host: str) -> Offer:
+    """What a host is offered: `ref` itself where no roll-out decides. Only the version that is rolled out can be
+    called back, and only to the one before it. KioskError when it can't be known: current stays then."""
+    rollout = repository.rollout(ref)
+    if rollout is None:
+        return Offer(ref)
+    given = rollout.offers(host)
+    if given is None:
+        return Offer(None)
+    version = Version.parse(given)
+    back = current is not None and version < current
+    if back and current != Version.parse(rollout.version):
+        raise VerificationError(
+            f"{ref.base}@{current} is current here, newer than {version}, which its roll-out offers",
+            hint="What is current stays. Name a version to fetch it all the same.",
+        )
+    return Offer(with_version(ref, version), back)
