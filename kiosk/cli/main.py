@@ -11,6 +11,7 @@ import typer
 
 from kiosk import config
 from kiosk.cli import (
+    agent,
     audit,
     build,
     common,
@@ -51,6 +52,7 @@ GROUPS = (
     serve,
     mirror,
     host,
+    agent,
     vm,
     demo,
 )
