@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kiosk.model.report import Lease
-from tests.simulators.fleet import event, fleet
+from tests.simulators.kiosk_api import event, fleet
 from tests.simulators.hypervisor import Hypervisor, hypervisor
 from tests.simulators.published import ready
 

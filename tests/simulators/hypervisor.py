@@ -15,7 +15,7 @@ from typing import Any
 from kiosk.agent import state
 from kiosk.model.names import parse_ref
 from kiosk.sync import HostCache
-from tests.simulators.fleet import TOKEN
+from tests.simulators.kiosk_api import TOKEN
 from tests.simulators.published import Kiosk
 
 
