@@ -11,7 +11,7 @@ import pytest
 
 from kiosk.model.report import Lease
 from tests.simulators.kiosk_api import event, fleet
-from tests.simulators.hypervisor import Hypervisor, hypervisor
+from tests.simulators.agent_host import Hypervisor, hypervisor
 from tests.simulators.published import ready
 
 
