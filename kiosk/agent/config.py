@@ -56,7 +56,7 @@ class Agent(BaseModel):
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     keep_free: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,2}%|[0-9]{1,6} ?[MGT]B|0)$")] = "5%"
     prestage: bool = True
-    handover: Annotated[tuple[dict[str, Any], ...], Field(max_length=20)] = ()
+    handover: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
 
     @field_validator("window")
     @classmethod

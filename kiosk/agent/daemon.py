@@ -37,6 +37,7 @@ from kiosk.agent.web import Answer, Web, WebError
 
 REPORT_EVERY = 300.0
 REPORT_LEAST = 1.0
+SOON = 0.05
 EDGE_MOST = 900.0
 STOP_SECONDS = 15.0
 MOST_PUSHES = 100
@@ -211,10 +212,10 @@ class Daemon:
         elif what == "fetching":
             self.held_back = message.pop("held_back")
             self.state.state, self.state.fetching = "fetching", message
-            self.changed()
+            self.changed(often=True)
         elif what == "counted":
             self.counting = message
-            self.changed()
+            self.changed(often=True)
         elif what == "want":
             self.swarm.want(message["infohash"], Path(message["torrent"]), [d for d, _ in message["objects"]])
         elif what == "have":
@@ -320,6 +321,7 @@ class Daemon:
             self.state.fanout = made["fanout"]
         if made is not None and not made["granted"] and self.state.state == "fetching":
             self.state.state = "waiting"
+            self.changed()
         if self.child is not None:
             self.child.tell({"lease": made, "fanout": self.state.fanout})
 
@@ -401,11 +403,12 @@ class Daemon:
 
     # -- telling --------------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Something is worth a report, and a new agent.json."""
+    def changed(self, *, often: bool = False) -> None:
+        """Something is worth a report, and a new agent.json: at once, or after a while where it changes `often`."""
         now = time.monotonic()
-        self.sooner("report", max(now, self._reported_at + REPORT_LEAST))
-        self.sooner("save", now + REPORT_LEAST)
+        pause = REPORT_LEAST if often else SOON
+        self.sooner("report", max(now, self._reported_at + pause))
+        self.sooner("save", now + pause)
 
     def send_report(self) -> None:
         """Reports, one at a time."""
@@ -414,7 +417,7 @@ class Daemon:
         if self.api is None:
             return
         if self._reporting:
-            self.at["report"] = now + REPORT_LEAST
+            self.at["report"] = now + SOON
             return
         self._reporting, self._reported_at = True, now
         self.api.post("/api/report", self.current().report(), lambda a: self.post(lambda: self.reported(a)))

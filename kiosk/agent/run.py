@@ -15,6 +15,7 @@ from typing import Literal
 
 from kiosk.agent import room
 from kiosk.agent.bucket import Limited
+from kiosk.agent.ends import Ends, rollout
 from kiosk.agent.orders import Orders
 from kiosk.agent.plan import Choice, choose, wanted
 from kiosk.agent.shared import Shared
@@ -26,7 +27,7 @@ from kiosk.log import logger
 from kiosk.model.manifest import Manifest
 from kiosk.model.names import Ref, Version, parse_ref, with_version
 from kiosk.store import locate
-from kiosk.sync.host import HostCache, kept_artifacts
+from kiosk.sync.host import HostCache, Installed, kept_artifacts
 from kiosk.sync.sync import fill
 from kiosk.trust.client import TrustedRepository
 
@@ -96,6 +97,9 @@ class Run:
         origin = locate.source(orders.url, orders.proxy, s3)
         self.origin = Limited(origin, orders.bandwidth) if orders.bandwidth else origin
         self.report = Report()
+        self.ends = Ends(self.cache, Path(orders.home) / "vms", orders.handover)
+        self.keeping: set[Ref] = set()
+        self.used: dict[Ref, int] = {}
         self.bytes = {"http": 0, "swarm": 0}
 
     def run(self) -> Report:
@@ -108,13 +112,15 @@ class Run:
             self.report.timestamp = stamp.version
             self.report.expires = stamp.expires.timestamp()
             todo = self.decide()
-            self.report.failure = self.report.failure or None
+            self.keeping = {with_version(r, v) for r, c in todo for v in (c.target, c.stage) if v is not None}
             for ref, choice in sorted(todo, key=lambda t: not t[1].back):
                 self.guarded(ref, lambda r=ref, c=choice: self.follow(r, c))  # type: ignore[misc]
             for ref, choice in todo:
                 if choice.stage is not None:
                     staged = with_version(ref, choice.stage)
                     self.guarded(staged, lambda s=staged: self.stage(s))  # type: ignore[misc]
+            if not self.job.dry_run:
+                self.tidy()
             self.tell_held()
             self.seed()
         return self.report
@@ -159,7 +165,7 @@ class Run:
             offered,
             self.cache.versions(ref),
             self.cache.current(ref),
-            None,
+            rollout(self.repository, ref),
             self.orders.host,
             prestage=self.orders.prestage,
         )
@@ -191,6 +197,12 @@ class Run:
             self.cache.make_current(ref)
         state = "fetched" if not here else "switched" if current != ref.version else "current"
         self.note(ref, "returned" if choice.back else state, moved, time.monotonic() - begin)
+        self.hand_over(Installed(ref, manifest, self.cache.version_folder(ref), current=True))
+
+    def hand_over(self, version: Installed) -> None:
+        """Hands a current version over to every place that is configured for it."""
+        for error in self.ends.hand_over(version):
+            self.report.failed(version.ref, error)
 
     def stage(self, ref: Ref) -> None:
         """Brings a version that is not to be current yet."""
@@ -251,6 +263,9 @@ class Run:
         """See AgentSource."""
         disk = room.disk(self.cache.folder)
         reserve = room.kept_free(self.orders.keep_free, disk.size)
+        if disk.free - needs - kept < reserve:
+            self.ends.sweep(keep=1, wanted=self.keeping, free=reserve + needs + kept)
+            disk = room.disk(self.cache.folder)
         if disk.free - needs < reserve:
             raise StorageError(
                 f"{ref} needs {needs >> 20} MiB; {disk.free >> 20} MiB are free, {reserve >> 20} MiB of them stay free",
@@ -258,6 +273,17 @@ class Run:
                 hint="Free some space, keep fewer versions, or lower keep_free.",
             )
         return disk.free - needs - kept >= reserve
+
+    def tidy(self) -> None:
+        """Gives up what is too much, and looks at what is in use."""
+        try:
+            failure = self.ends.sweep(keep=self.orders.keep, wanted=self.keeping)
+            self.used = self.ends.used()
+        except (KioskError, OSError) as e:
+            log.warning("what is old stays for now: %s", e)
+            return
+        if failure is not None:
+            log.warning("not all that is old was removed: %s", failure)
 
     # -- sharing and telling --------------------------------------------------------------------------
 
@@ -294,7 +320,12 @@ class Run:
         for name in self.cache.names():
             current = self.cache.current(name)
             held += [
-                {"name": name.base, "version": str(v), "current": v == current, "used": 0}
+                {
+                    "name": name.base,
+                    "version": str(v),
+                    "current": v == current,
+                    "used": self.used.get(with_version(name, v), 0),
+                }
                 for v in self.cache.versions(name)
             ]
         self.talk.say("held", held=held[:1000], free=room.disk(self.cache.folder).free)

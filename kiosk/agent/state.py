@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiosk.errors import StorageError
-from kiosk.files import replacing
-
 FILE = "agent.json"
 LARGEST = 1 << 20
 MOST_FAILED = 50
@@ -64,10 +61,12 @@ class State:
     def save(self, folder: Path) -> None:
         """Writes agent.json; a full disk only keeps the old one there."""
         data = json.dumps({"schema": "kiosk.agent/1", "written": int(time.time()), **vars(self)}) + "\n"
+        new = folder / f".{FILE}.new"
         try:
-            with replacing(folder / FILE) as f:
-                f.write(data.encode())
-        except (StorageError, OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            new.write_text(data)
+            new.replace(folder / FILE)
+        except OSError:
             return
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from kiosk.agent.config import read
+from kiosk.config import Settings
+from kiosk.errors import UsageError
 from kiosk.model.report import Lease
-from tests.simulators.kiosk_api import event, fleet
 from tests.simulators.agent_host import Hypervisor, hypervisor
-from tests.simulators.published import ready
+from tests.simulators.kiosk_api import event, fleet
+from tests.simulators.published import Kiosk, ready
 
 
 def test_the_daemon_stays_small() -> None:
@@ -167,9 +170,7 @@ def test_once_and_dry_run(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_configuration_is_named(key: str, value: object, said: str, tmp_path: Path) -> None:
-    kiosk = ready(tmp_path)
-    host = Hypervisor(kiosk, "http://127.0.0.1:1", **{key: value})
-    done = host.once()
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "agent.toml" in done.stderr
+    host = Hypervisor(Kiosk(tmp_path), "http://127.0.0.1:1", **{key: value})
+    with pytest.raises(UsageError, match=said) as found:
+        read(Settings(home=tmp_path), host.file)
+    assert "agent.toml" in str(found.value)
