@@ -119,6 +119,8 @@ class AgentSource:
                 if stop is not None and stop.is_set():
                     raise NetworkError("the fetch was stopped", where=wanted.digest)
                 with self._changed:
+                    if wanted.digest in self._there:
+                        continue
                     if not self._may_read():
                         self._changed.wait(LOOK)
                         continue
