@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 TOKEN_BYTES = 32
+TOKEN = Path("/etc/kiosk/token")
 API_SCHEMES = ("http://", "https://")
 
 
@@ -70,6 +71,7 @@ class Orders:
         places = [Path(self.token_file)] if self.token_file else []
         if folder:
             places.append(Path(folder) / "kiosk-token")
+        places.append(TOKEN)
         for place in places:
             try:
                 with place.open("rb") as f:

@@ -13,7 +13,7 @@ FULL = 3 * 3600.0
 """A whole verified run at least about so often, whatever polls say."""
 SOONEST = 2.0
 """Between two runs that events asked for, at first."""
-FIRST_RETRY, LAST_RETRY = 10.0, 900.0
+FIRST_RETRY, LAST_RETRY = 3.0, 900.0
 LEAST = 60.0
 
 

@@ -7,11 +7,9 @@ SIGTERM: nothing is left half-done, and the next run goes on from there.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
@@ -23,10 +21,9 @@ from kiosk.agent.run import Job, Run
 from kiosk.agent.talk import Pipe
 from kiosk.errors import KioskError
 from kiosk.log import set_up
+from kiosk.run import run
 
 HEARTBEAT = 20.0
-IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-IDLE = 3 << 13
 
 
 def main() -> int:
@@ -79,9 +76,8 @@ def yield_to_others() -> None:
     """The VMs of this host come first: lowest priority for processor and disk, first choice of the OOM killer."""
     with contextlib.suppress(OSError):
         os.nice(15)
-    call = IOPRIO_SET.get(platform.machine())
-    if call is not None:
-        ctypes.CDLL(None).syscall(call, 1, 0, IDLE)
+    with contextlib.suppress(KioskError):
+        run(["ionice", "-c", "3", "-p", str(os.getpid())], timeout=10)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as f:  # noqa: PTH123
         f.write("500")
 

@@ -259,7 +259,7 @@ def test_failures_are_tried_again_ever_later_and_expiry_is_not_slept_through() -
     time = Time()
     pace = Pace(300, time, lambda: 1.0)
     pauses = [pace.ended_badly() - time.now for _ in range(10)]
-    assert pauses[:3] == [10, 20, 40]
+    assert pauses[:3] == [3, 6, 12]
     assert pauses[-1] == 900
     assert pace.ended_well(fruitful=False, left=1000) - time.now == 950
     assert pace.ended_well(fruitful=False, left=-5) - time.now == 60
