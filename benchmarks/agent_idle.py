@@ -76,7 +76,8 @@ def main() -> None:
             cost = idle(host, given.seconds)
             moved = first_bytes(kiosk, server, host, given.times)
     print(
-        f"idle for {given.seconds:.0f} s: {cost['rss']:.1f} MiB RSS, {cost['pss']:.1f} MiB PSS, {cost['core_percent']:.3f} % of a core"
+        f"idle for {given.seconds:.0f} s: {cost['rss']:.1f} MiB RSS, {cost['pss']:.1f} MiB PSS, "
+        f"{cost['core_percent']:.3f} % of a core"
     )
     print(
         f"event to first object: median {statistics.median(moved):.2f} s, worst {max(moved):.2f} s of {len(moved)}"

@@ -113,6 +113,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         signal.signal(signal.SIGHUP, lambda *_: self.reload())
+        self.swarm.limit(self.orders.bandwidth)
         if (fd := self.swarm.fileno()) is not None:
             self._selector.register(fd, selectors.EVENT_READ, "swarm")
         if self.orders.api is not None:
@@ -322,6 +323,9 @@ class Daemon:
         if made is not None and not made["granted"] and self.state.state == "fetching":
             self.state.state = "waiting"
             self.changed()
+        if made is not None and self.orders.bandwidth:  # the two together stay near the limit
+            share = self.orders.bandwidth // 10 if made["granted"] else self.orders.bandwidth
+            self.swarm.limit(max(1000, share))
         if self.child is not None:
             self.child.tell({"lease": made, "fanout": self.state.fanout})
 

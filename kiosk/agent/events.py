@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from kiosk.agent.web import Web, WebError
 LONGEST = 1 << 16
 FIRST, LAST = 1.0, 300.0
 """Seconds between tries to connect: at first, and at the most."""
+LASTING = 60.0
+"""Seconds after which a stream that ends was a good one, and is taken up again soon."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,13 @@ class Stream(threading.Thread):
         """Connects again and again, with growing pauses."""
         tries = 0
         while not self._ended.is_set():
-            heard = 0
+            begin = time.monotonic()
             try:
-                heard = self._once()
+                self._once()
                 why = "the server ended it"
             except WebError as e:
                 why = str(e)
-            tries = 0 if heard else tries + 1
+            tries = 0 if time.monotonic() - begin > LASTING else tries + 1
             self._state(why)
             self._ended.wait(pause(tries))
 
@@ -98,16 +101,10 @@ class Stream(threading.Thread):
         """Makes it the last connection."""
         self._ended.set()
 
-    def _once(self) -> int:
-        heard, parser = 0, Parser()
-        try:
-            for data in self._web.stream(self._path, {"Accept": "text/event-stream"}):
-                if not data:
-                    self._state(None)
-                for event in parser.feed(data):
-                    heard += 1
-                    self._told(event)
-        except WebError:
-            if not heard:
-                raise
-        return heard
+    def _once(self) -> None:
+        parser = Parser()
+        for data in self._web.stream(self._path, {"Accept": "text/event-stream"}):
+            if not data:
+                self._state(None)
+            for event in parser.feed(data):
+                self._told(event)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 FULL = 3 * 3600.0
 """A whole verified run at least about so often, whatever polls say."""
-SOONEST = 2.0
+SOONEST = 1.0
 """Between two runs that events asked for, at first."""
 FIRST_RETRY, LAST_RETRY = 3.0, 900.0
 LEAST = 60.0
@@ -37,12 +37,15 @@ class Pace:
         now = self.monotonic()
         if self.fruitless == 0:
             return now
-        pause = min(self.poll, SOONEST * 2.0 ** min(self.fruitless, 10))
+        pause = min(self.poll, SOONEST * 2.0 ** min(self.fruitless - 1, 10))
         return max(now, self.last_run + pause)
 
     def begun(self) -> None:
-        """A run begins."""
-        self.last_run = self.monotonic()
+        """A run begins. After a quiet time, what earlier events brought is forgotten."""
+        now = self.monotonic()
+        if now - self.last_run > self.poll:
+            self.fruitless = 0
+        self.last_run = now
 
     def ended_well(self, *, fruitful: bool, left: float) -> float:
         """A run has verified everything, and the metadata holds for `left` more seconds. Returns when the next
@@ -55,5 +58,6 @@ class Pace:
     def ended_badly(self) -> float:
         """A run failed. Returns when to try again: later each time, up to a quarter of an hour."""
         self.failures += 1
+        self.fruitless += 1
         pause = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(self.failures - 1, 10))
         return self.monotonic() + pause * (0.5 + 0.5 * self.chance())

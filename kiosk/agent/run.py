@@ -189,10 +189,11 @@ class Run:
             return
         moved = 0
         if not here:
-            if not choice.back and current is not None and not self.may_fetch(name):
+            waits = current is not None and not choice.back and not self.is_pushed(name)
+            if waits and not self.job.open:
                 self.note(ref, "waiting")
                 return
-            moved = self.bring(manifest, signed, held_back=current is not None and not self.is_pushed(name))
+            moved = self.bring(manifest, signed, held_back=waits)
         if current != ref.version:
             self.cache.make_current(ref)
         state = "fetched" if not here else "switched" if current != ref.version else "current"
@@ -308,8 +309,13 @@ class Run:
         if self.shared is None or not self.job.swarm:
             return
         found = []
-        for installed in self.cache.installed():
-            torrent = installed.manifest.torrent
+        try:
+            installed = self.cache.installed()
+        except KioskError as e:
+            log.warning("nothing is shared: %s", e)
+            return
+        for one in installed:
+            torrent = one.manifest.torrent
             if torrent is not None and self.shared.has(torrent.file):
                 found.append([torrent.infohash, str(self.shared.path(torrent.file.digest))])
         self.talk.say("seed", torrents=found)
