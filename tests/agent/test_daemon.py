@@ -106,7 +106,7 @@ def test_outside_the_window_only_what_is_wanted_now_is_fetched(tmp_path: Path) -
         hypervisor(kiosk, server.url, images=["worker"], window=closed) as host,
     ):
         server.wait(lambda: server.reports and server.reports[-1].held and server.streams)
-        assert host.current() == "1", "the first version does not wait"
+        host.wait(lambda: host.current() == "1")  # the first version does not wait
         kiosk.image(version="2")
         server.changed()
         server.wait(lambda: server.reports[-1].state == "waiting")
