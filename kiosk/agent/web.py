@@ -62,6 +62,8 @@ class Web:
                 size += len(part)
                 if size > LARGEST or time.monotonic() > until:
                     raise WebError("the answer is too long, or comes too slowly")
+            if answer.length or time.monotonic() > until:  # cut, perhaps by ourselves
+                raise WebError("the answer was cut")
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, b"".join(parts))
 
     def stream(self, path: str, headers: Mapping[str, str]) -> Iterator[bytes]:
