@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,6 +115,7 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         keep_free=found.keep_free,
         prestage=found.prestage,
         handover=found.handover,
+        agent=version("kiosk"),
         argv=argv or tuple(sys.argv),
     )
 

@@ -32,7 +32,7 @@ from kiosk.agent.orders import Orders, in_window, until_edge
 from kiosk.agent.pace import Pace
 from kiosk.agent.poll import Poll
 from kiosk.agent.state import State
-from kiosk.agent.swarm import NoSwarm, Swarm
+from kiosk.agent.swarm import Swarm, join
 from kiosk.agent.web import Answer, Web, WebError
 
 REPORT_EVERY = 300.0
@@ -49,10 +49,12 @@ WAKE = "wake"
 class Daemon:
     """The daemon's loop and what it knows."""
 
-    def __init__(self, orders: Orders, swarm: Swarm, agent: str) -> None:
+    def __init__(self, orders: Orders, swarm: Swarm) -> None:
         self.orders = orders
         self.swarm = swarm
-        self.state = State(orders.host, agent, fanout=states.last_fanout(orders.folder), pid=os.getpid())
+        self.state = State(
+            orders.host, orders.agent, fanout=states.last_fanout(orders.folder), pid=os.getpid()
+        )
         self.pace = Pace(orders.poll)
         self.poll = Poll(orders.url, orders.proxy)
         self.at: dict[str, float] = {}
@@ -515,7 +517,7 @@ def main() -> int:
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.close(devnull)
-    daemon = Daemon(orders, NoSwarm(), "0.1.0")
+    daemon = Daemon(orders, join(orders))
     daemon.run()
     if daemon.reloading:
         begin(daemon.orders)

@@ -20,7 +20,7 @@ API_SCHEMES = ("http://", "https://")
 @dataclass(frozen=True)
 class Orders:
     """The settings of one agent; docs/agent.md says what each key means. Rates are bytes a second, times
-    seconds. `argv` is the command that makes these orders anew, for a reload."""
+    seconds. `agent` is the version of kiosk, `argv` the command that makes these orders anew, for a reload."""
 
     host: str
     home: str
@@ -45,6 +45,7 @@ class Orders:
     keep_free: str = "5%"
     prestage: bool = True
     handover: tuple[dict[str, object], ...] = ()
+    agent: str = ""
     argv: tuple[str, ...] = field(default=())
 
     @property

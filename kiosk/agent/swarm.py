@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from kiosk.agent.orders import Orders
+
 
 class Swarm(Protocol):
     """This host's part in all swarms. No call blocks for long, none raises for what a peer or a file does."""
@@ -75,3 +77,8 @@ class NoSwarm:
 
     def close(self) -> None:
         """Nothing."""
+
+
+def join(orders: Orders) -> Swarm:
+    """This host's part in the swarm, as its configuration has it."""
+    return NoSwarm()
