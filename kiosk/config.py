@@ -77,7 +77,8 @@ class Settings(BaseModel):
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
     `keep` and `keep_days` say which versions of each image and layer `kiosk store prune` keeps (all, where
     neither is set), `grace_hours` how long it leaves what no version needs any more.
-    `flavours` are the user's own names for CORES/MEMORY/SCRATCH in GiB.
+    `flavours` are the user's own names for CORES/MEMORY/SCRATCH in GiB. `agent` is the table that
+    `kiosk agent` reads (docs/agent.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +98,7 @@ class Settings(BaseModel):
     s3_endpoint: str | None = None
     s3_region: str | None = None
     flavours: dict[FlavourName, FlavourText] = Field(default_factory=dict)
+    agent: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def s3(self) -> S3Options:

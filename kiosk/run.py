@@ -47,6 +47,7 @@ PACKAGES = {
     "squid": "squid",
     "tar": "tar",
     "openssl": "openssl",
+    "ionice": "util-linux",
     "setpriv": "util-linux",
     "prlimit": "util-linux",
     "unshare": "util-linux",

@@ -11,6 +11,7 @@ import typer
 
 from kiosk import config
 from kiosk.cli import (
+    agent,
     audit,
     build,
     common,
@@ -53,6 +54,7 @@ GROUPS = (
     serve,
     mirror,
     host,
+    agent,
     vm,
     demo,
 )

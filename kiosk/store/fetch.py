@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,13 @@ log = logger(__name__)
 
 WORKERS = 8
 Way = Literal["packs", "difference"]
+Announce = Callable[[Sequence[Object], int], object]
+"""Told, before any of them is read, the packs and groups that will be read, in the order of the file, and how
+many bytes of disk the file will take besides what it has. What it raises ends the fetch."""
+
+
+def nobody(_objects: Sequence[Object], _bytes: int) -> None:
+    """An announcement that nobody hears."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,11 @@ def fetch(
     seeds: Sequence[Seed] = (),
     progress: Progress = quiet,
     *,
+    announce: Announce = nobody,
     workers: int = WORKERS,
 ) -> FetchReport:
-    """Makes `target` the artifact. `progress` is told the file's bytes as they become right."""
+    """Makes `target` the artifact. `progress` is told the file's bytes as they become right, `announce` what
+    will be read."""
     began = time.monotonic()
     if artifact.index is None:
         raise UsageError("was never published: its manifest names no index", where=artifact.file)
@@ -89,7 +98,7 @@ def fetch(
         partial = stack.enter_context(kind(target, index.size))
         work = Work(index, partial, metered, workers, progress, whole=artifact.regions is None)
         try:
-            chosen, repaired = _make(work, artifact, _open_seeds(seeds, metered, stack), metered)
+            chosen, repaired = _make(work, artifact, _open_seeds(seeds, metered, stack), metered, announce)
             if partial.keeps_index:
                 files.write(index_file(target), stored)
                 files.remove_leftovers(index_file(target))  # nobody else has the unfinished file
@@ -198,7 +207,7 @@ def _cheapest(
 
 
 def _make(
-    work: Work, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource
+    work: Work, artifact: Artifact, usable: Sequence[_Usable], source: ObjectSource, announce: Announce
 ) -> tuple[_Way, int]:
     """Fills the unfinished file until it is right. Returns the way taken, and how many regions had to be fetched
     anew."""
@@ -212,12 +221,15 @@ def _make(
     way = _cheapest(index, bytes(wanted), artifact, usable, partial.itself, source)
     # what was right in the target
     work.reused += sum(index.runs.count) - way.todo.reused - way.todo.downloaded
+    announce(work.reads(way.todo, way.base), work.needs(way.todo, way.seeds))
     filled = work.fill(way.todo, bytes(wanted), way.seeds, way.base)
     repaired = sum(filled.wrong)
     if repaired:
         log.warning("%s: %d regions made from local files are wrong; fetching them", partial.target, repaired)
         partial.prepare(index, filled.wrong)
-        filled = work.fill(plan.make(index, filled.wrong, ()), filled.wrong)
+        todo = plan.make(index, filled.wrong, ())
+        announce(work.reads(todo), work.needs(todo))
+        filled = work.fill(todo, filled.wrong)
     if any(filled.wrong):
         at = filled.wrong.index(1) * REGION
         raise CorruptError(

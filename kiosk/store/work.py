@@ -161,17 +161,28 @@ class Work:
         self.reused += todo.reused
         return filled.result()
 
-    def _room(self, todo: plan.Plan) -> None:
-        """Refuses at once what can't fit, before it fills the disk that running VMs write to."""
+    def reads(self, todo: plan.Plan, base: Base | None = None) -> list[Object]:
+        """The objects that a plan reads, in the order of the file."""
+        found = [(todo.packs.first(n), self.index.packs[n].object) for n in todo.packs.order]
+        if base is not None:
+            found += [(todo.groups.first(n), base.groups[n].object) for n in todo.groups.order]
+        return [wanted for _, wanted in sorted(found, key=lambda f: f[0])]
+
+    def needs(self, todo: plan.Plan, seeds: Sequence[BinaryIO] = ()) -> int:
+        """How many bytes of disk a plan takes at most, besides what the unfinished file has."""
         blocks = todo.downloaded + (len(self.index.tree.place) if self.index.tree else 0)
         if todo.copies:
             to, seed, start, _ = todo.copies[0]
-            if not self.partial.shares(self._seeds[seed].fileno(), start, to):
+            if not self.partial.shares(seeds[seed].fileno(), start, to):
                 blocks += todo.reused
-        free = self.partial.free()
-        if blocks * BLOCK > free:
+        return blocks * BLOCK
+
+    def _room(self, todo: plan.Plan) -> None:
+        """Refuses at once what can't fit, before it fills the disk that running VMs write to."""
+        needs, free = self.needs(todo, self._seeds), self.partial.free()
+        if needs > free:
             raise StorageError(
-                f"needs {blocks * BLOCK >> 20} MiB and there are {free >> 20} MiB free",
+                f"needs {needs >> 20} MiB and there are {free >> 20} MiB free",
                 where=str(self.partial.target),
                 hint="Free some space and run the command again; nothing was left half-written.",
             )

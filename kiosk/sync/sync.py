@@ -23,8 +23,8 @@ from kiosk.model.manifest import Artifact, Manifest
 from kiosk.model.names import Ref, with_version
 from kiosk.progress import bar
 from kiosk.store import locate
-from kiosk.store.fetch import FetchReport, Seed, Way, fetch
-from kiosk.store.objects import ObjectSource
+from kiosk.store.fetch import Announce, FetchReport, Seed, Way, fetch, nobody
+from kiosk.store.objects import ObjectSource, Progress, quiet
 from kiosk.sync.host import HostCache, kept_artifacts
 from kiosk.sync.offer import Offer, offer, this_host
 from kiosk.trust.client import TrustedRepository
@@ -181,9 +181,22 @@ def older(offered: Ref, current: Ref) -> VerificationError:
 
 
 def fill(
-    cache: HostCache, source: ObjectSource, manifest: Manifest, signed: bytes, named: Sequence[Path] = ()
+    cache: HostCache,
+    source: ObjectSource,
+    manifest: Manifest,
+    signed: bytes,
+    named: Sequence[Path] = (),
+    *,
+    told: Progress = quiet,
+    announce: Announce = nobody,
 ) -> dict[str, FetchReport]:
-    """Fetches a version's files and installs it. Returns what each file took."""
+    """Fetches a version's files and installs it. Returns what each file took. `told` hears of the bytes that
+    are right, as the progress bar does."""
+
+    def forward(done: int) -> None:
+        progress.update(done)
+        told(done)
+
     ref = manifest.ref
     partial = cache.partial_folder(ref)
     artifacts = kept_artifacts(manifest)
@@ -191,11 +204,12 @@ def fill(
     with bar(f"sync {ref}", sum(a.size for a in artifacts)) as progress:
         for artifact in artifacts:
             if is_right(partial / artifact.file, artifact):  # an interrupted run had finished this file
-                progress.update(artifact.size)
+                forward(artifact.size)
                 reports[artifact.file] = FetchReport(0, 0, artifact.size, 0.0)
                 continue
             older = [*seeds(cache, ref, artifact.file), *map(Seed, named)]
-            reports[artifact.file] = fetch(artifact, partial / artifact.file, source, older, progress.update)
+            target = partial / artifact.file
+            reports[artifact.file] = fetch(artifact, target, source, older, forward, announce=announce)
     write(partial / "manifest.json", signed)
     remove_leftovers(partial / "manifest.json")
     cache.install(ref, partial)

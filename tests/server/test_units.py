@@ -48,6 +48,16 @@ def test_the_commands_exist(call: list[str]) -> None:
     assert "Usage" in run([sys.executable, "-m", "kiosk", *words, "--help"], timeout=60)
 
 
+def test_the_agent_is_confined(tmp_path: Path) -> None:
+    unit = tmp_path / "kiosk-agent.service"
+    unit.write_text(
+        next(u for u in UNITS if u.name == unit.name).read_text().replace("/usr/bin/kiosk", "/bin/true")
+    )
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=30", unit]
+    said = run(argv, timeout=60)  # an error where the exposure is above 3.0 of 10
+    assert "OK" in said
+
+
 def test_host_keys_are_made_before_an_ssh_server_that_a_socket_starts(tmp_path: Path) -> None:
     unit = Path(__file__).parents[2] / "contextualize/systemd/kiosk-ssh-keys.service"
     (tmp_path / unit.name).write_text(unit.read_text())

@@ -1,0 +1,141 @@
+"""The agent's configuration, read strictly: /etc/kiosk/agent.toml, or the table [agent] of kiosk.toml."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+from importlib.metadata import version
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from kiosk.agent.orders import API_SCHEMES, Orders, minutes
+from kiosk.config import Settings, faults, known_keys, parse_toml
+from kiosk.errors import UsageError
+from kiosk.place import Web, place
+
+FILE = Path("/etc/kiosk/agent.toml")
+HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?")
+Rate = Annotated[int, Field(ge=1000, le=10**12)]
+
+
+class Swarm(BaseModel):
+    """The swarm's part. `listen` 0 takes any free port; `peers` empty allows every address."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = True
+    listen: Annotated[int, Field(ge=0, le=65535)] = 6881
+    peers: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1000)] = ()
+    upload: Rate | None = None
+
+
+class Agent(BaseModel):
+    """All keys; docs/agent.md explains them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = None
+    root: Path | None = None
+    proxy: str | None = None
+    api: str | None = None
+    host: Annotated[str, StringConstraints(pattern=f"^{HOST.pattern}$", max_length=200)] | None = None
+    token_file: Path | None = None
+    images: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9*?\[\]!/-]{1,150}$")], ...],
+        Field(min_length=1, max_length=1000),
+    ] = ("*",)
+    share: bool = True
+    swarm: Swarm = Swarm()
+    bandwidth: Rate | None = None
+    origin_rate: Rate = 125_000_000
+    window: Annotated[str, StringConstraints(pattern=r"^\d\d:\d\d-\d\d:\d\d$")] | None = None
+    poll: Annotated[float, Field(ge=1, le=86400)] = 300
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    keep_free: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,2}%|[0-9]{1,6} ?[MGT]B|0)$")] = "5%"
+    prestage: bool = True
+    handover: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+
+    @field_validator("window")
+    @classmethod
+    def _times(cls, value: str | None) -> str | None:
+        if value is not None:
+            begin, end = (minutes(part) for part in value.split("-"))
+            if begin == end:
+                raise ValueError("a window that ends when it begins is none")
+        return value
+
+
+def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = ()) -> Orders:
+    """The orders of this host's agent. UsageError naming file and key where the configuration does not fit, and
+    where it names no kiosk."""
+    if file is None and FILE.exists():
+        file = FILE
+    if file is not None and settings.agent:
+        raise UsageError(
+            "the agent is configured twice", where=str(file), hint="Remove [agent] from kiosk.toml."
+        )
+    where = str(file) if file is not None else "[agent]"
+    try:
+        found = Agent.model_validate(parse_toml(file) if file is not None else settings.agent)
+    except ValidationError as e:
+        key, said = faults(e)[0]
+        what = said if said.startswith("unknown key") else f"{key}: {said}"
+        raise UsageError(what, where=where, hint=f"Keys: {known_keys(Agent)}") from None
+    url = found.url or settings.url
+    if url is None:
+        raise UsageError(
+            "no kiosk is known", where=where, hint='Write url = "http://KIOSK", or set KIOSK_URL.'
+        )
+    root = found.root or settings.root
+    return Orders(
+        host=found.host or hostname(),
+        home=str(settings.home),
+        url=str(place(url)),
+        root=str(root) if root else None,
+        proxy=found.proxy or settings.proxy,
+        s3_endpoint=settings.s3_endpoint,
+        s3_region=settings.s3_region,
+        api=api(found.api, url, where),
+        token_file=str(found.token_file) if found.token_file else None,
+        images=found.images,
+        share=found.share,
+        swarm=found.swarm.enabled and found.share,
+        swarm_listen=found.swarm.listen,
+        swarm_peers=tuple(str(n) for n in found.swarm.peers),
+        swarm_upload=found.swarm.upload or 0,
+        bandwidth=found.bandwidth or 0,
+        origin_rate=found.origin_rate,
+        window=found.window,
+        poll=found.poll,
+        keep=found.keep,
+        keep_free=found.keep_free,
+        prestage=found.prestage,
+        handover=found.handover,
+        agent=version("kiosk"),
+        argv=argv or tuple(sys.argv),
+    )
+
+
+def api(named: str | None, url: str, where: str) -> str | None:
+    """Where events, reports and leases are: the kiosk's own URL unless another is named; None for `""`, and
+    for a kiosk that is a folder or a bucket."""
+    if named == "":
+        return None
+    if named is not None:
+        if not named.startswith(API_SCHEMES):
+            raise UsageError(f"api: {named!r} is not an http:// or https:// URL", where=where)
+        return str(place(named))
+    found = place(url)
+    return found.url if isinstance(found, Web) else None
+
+
+def hostname() -> str:
+    """This machine's name as the fleet writes it."""
+    name = socket.gethostname().lower().rstrip(".")[:200]
+    if not HOST.fullmatch(name):
+        raise UsageError(f"the host name {name!r} can't be used", hint='Write host = "NAME" for the agent.')
+    return name

@@ -1,0 +1,528 @@
+"""`python -m kiosk.agent.daemon`: the process that is always there. `kiosk agent` starts it.
+
+One loop waits for whatever comes first: an event of the kiosk's, the next poll, a line from the work, a signal.
+It never does what could block or fail: network calls have threads, and everything that verifies, fetches or
+writes images is a process of its own. It stays small: the standard library, libtorrent, and kiosk's light
+modules (a test sees to that).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kiosk.agent import state as states
+from kiosk.agent.api import Api, lease
+from kiosk.agent.child import Child
+from kiosk.agent.events import Event, Stream
+from kiosk.agent.notify import notify, watchdog
+from kiosk.agent.orders import Orders, in_window, until_edge
+from kiosk.agent.pace import Pace
+from kiosk.agent.poll import Poll
+from kiosk.agent.state import State
+from kiosk.agent.swarm import Swarm, join
+from kiosk.agent.web import Answer, Web, WebError
+
+REPORT_EVERY = 300.0
+REPORT_LEAST = 1.0
+SOON = 0.05
+EDGE_MOST = 900.0
+STOP_SECONDS = 15.0
+MOST_PUSHES = 100
+MOST_NAMES = 1000
+NEVER = float("inf")
+WAKE = "wake"
+
+
+class Daemon:
+    """The daemon's loop and what it knows."""
+
+    def __init__(self, orders: Orders, swarm: Swarm) -> None:
+        self.orders = orders
+        self.swarm = swarm
+        self.state = State(
+            orders.host, orders.agent, fanout=states.last_fanout(orders.folder), pid=os.getpid()
+        )
+        self.pace = Pace(orders.poll)
+        self.poll = Poll(orders.url, orders.proxy)
+        self.at: dict[str, float] = {}
+        self.child: Child | None = None
+        self.pushes: dict[int, tuple[str, ...]] = {}
+        self.pushed_before: collections.deque[int] = collections.deque(maxlen=MOST_PUSHES)
+        self.again = False
+        self.claimed: int | None = None
+        self.stopped = False
+        self.result: dict[str, Any] | None = None
+        self.leased: tuple[str, str] | None = None
+        self.ending = False
+        self.reloading = False
+        self.open = True
+        self._inbox: collections.deque[Callable[[], None]] = collections.deque()
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        self._reporting = False
+        self._reported_at = float("-inf")
+        self.api: Api | None = None
+        self.stream: Stream | None = None
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until SIGTERM, or a reload."""
+        self.begin()
+        handlers = {
+            "work": self.start_work,
+            "poll": self.start_poll,
+            "report": self.send_report,
+            "save": self.save,
+            "edge": self.look_at_window,
+            "alive": self.tell_alive,
+            "silent": self.look_at_child,
+        }
+        try:
+            while not self.ending:
+                pause = min(self.at.values(), default=60.0) - time.monotonic()
+                writes = self.child is not None and self.child.waits_to_write
+                for key, _ in self._selector.select(max(0.0, min(pause, 0.2 if writes else 3600.0))):
+                    self.take(key.data)
+                if writes and self.child is not None:
+                    self.child.flush()
+                now = time.monotonic()
+                for name in [n for n, at in self.at.items() if at <= now]:
+                    del self.at[name]
+                    handlers[name]()
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """Starts the threads and the first run."""
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, WAKE)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+        signal.signal(signal.SIGHUP, lambda *_: self.reload())
+        self.swarm.limit(self.orders.bandwidth)
+        if (fd := self.swarm.fileno()) is not None:
+            self._selector.register(fd, selectors.EVENT_READ, "swarm")
+        if self.orders.api is not None:
+            web = Web(self.orders.api, self.orders.proxy)
+            path = f"/api/events?host={self.orders.host}"
+            self.stream = Stream(
+                web,
+                path,
+                lambda event: self.post(lambda: self.heard(event)),
+                lambda why: self.post(lambda: self.stream_is(why)),
+            )
+            self.stream.start()
+            token = self.orders.token()
+            if token is not None:
+                self.api = Api(Web(self.orders.api, self.orders.proxy), self.orders.host, token)
+                self.api.start()
+            elif self.orders.token_file is not None:
+                say(f"{self.orders.token_file} holds no token: this host does not report")
+        now = time.monotonic()
+        self.at = {"work": now, "poll": self.pace.next_poll(), "report": now, "save": now}
+        self.look_at_window()
+        self.tell_alive()
+        notify("READY=1\nSTATUS=looking for what is new")
+        say(f"keeps {', '.join(self.orders.images)} of {self.orders.url} as {self.orders.host}")
+
+    def take(self, what: str) -> None:
+        """Whatever the selector found."""
+        if what == WAKE:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+            while self._inbox:
+                self._inbox.popleft()()
+        elif what == "swarm":
+            for digest in self.swarm.completed():
+                if self.child is not None:
+                    self.child.tell({"object": digest})
+        elif what == "work" and self.child is not None:
+            for message in self.child.hear():
+                self.told(message)
+            if self.child.ended:
+                self.work_ended()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Has the loop call it; for threads."""
+        self._inbox.append(call)
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"\0")
+
+    def sooner(self, name: str, at: float) -> None:
+        """Lets something be due then, unless it is due earlier."""
+        self.at[name] = min(self.at.get(name, NEVER), at)
+
+    # -- the work -------------------------------------------------------------------------------------
+
+    def want_work(self, at: float) -> None:
+        """Has a run start then; one more, where one is under way."""
+        if self.child is not None:
+            self.again = True
+        else:
+            self.sooner("work", at)
+
+    def may_be_new(self, claimed: int | None, at: float) -> None:
+        """Somebody says that timestamp.json has this version (None: any). A run under way may have seen it."""
+        if self.child is not None:
+            self.claimed = -1 if claimed is None else claimed
+        elif claimed is None or claimed != self.state.timestamp or self.pace.failures:
+            self.sooner("work", at)
+
+    def start_work(self) -> None:
+        """Starts a run."""
+        if self.child is not None:
+            self.again = True
+            return
+        self.pace.begun()
+        self.result, self.again, self.stopped = None, False, False
+        self.running_pushes = dict(self.pushes)
+        job = {
+            "orders": json.loads(self.orders.to_json()),
+            "pushed": sorted({name for names in self.pushes.values() for name in names}),
+            "open": self.open,
+            "swarm": self.swarm.works,
+        }
+        try:
+            self.child = Child(job, self._selector)
+        except OSError as e:
+            self.state.error = f"the work can't be started: {e.strerror}"
+            self.at["work"] = self.pace.ended_badly()
+            return
+        self.sooner("silent", time.monotonic() + 60)
+
+    def told(self, message: dict[str, Any]) -> None:
+        """A line from the work."""
+        what = message.pop("say")
+        if what == "held":
+            self.state.held, self.state.free = message["held"], message["free"]
+            self.changed()
+        elif what == "fetching":
+            self.held_back = message.pop("held_back")
+            self.state.state, self.state.fetching = "fetching", message
+            self.changed(often=True)
+        elif what == "counted":
+            self.counting = message
+            self.changed(often=True)
+        elif what == "want":
+            self.swarm.want(message["infohash"], Path(message["torrent"]), [d for d, _ in message["objects"]])
+        elif what == "have":
+            self.swarm.have(message["digest"])
+        elif what == "seed":
+            self.swarm.seed([(h, Path(p)) for h, p in message["torrents"]])
+        elif what == "lease":
+            self.ask_lease(message)
+        elif what == "result":
+            self.result = message
+
+    held_back = False
+    running_pushes: dict[int, tuple[str, ...]] = {}  # noqa: RUF012
+    counting: dict[str, int] = {}  # noqa: RUF012
+
+    def work_ended(self) -> None:
+        """The run is over, one way or another."""
+        assert self.child is not None
+        code = self.child.wait(STOP_SECONDS)
+        self.child = None
+        self.state.http += self.counting.get("http", 0)
+        self.state.swarm += self.counting.get("swarm", 0)
+        self.counting = {}
+        self.state.fetching = None
+        if self.leased is not None:
+            self.give_back(*self.leased)
+        result = self.result
+        if result is None:
+            self.failed_without_result(code)
+        else:
+            self.take_result(result)
+        self.changed()
+        if self.again or self.claimed not in (None, self.state.timestamp):
+            self.sooner("work", self.pace.after_event())
+        self.claimed = None
+        notify(f"STATUS={self.state.state}: {self.state.error or f'{len(self.state.held)} versions held'}")
+
+    def failed_without_result(self, code: int) -> None:
+        """A run that was killed, or stopped by us."""
+        if self.stopped:
+            self.state.state = "waiting"
+            return
+        self.state.state = "failed"
+        self.state.error = f"the work ended with status {code}"
+        say(self.state.error)
+        self.at["work"] = self.pace.ended_badly()
+
+    def take_result(self, result: dict[str, Any]) -> None:
+        """A run that has something to say."""
+        results = result["results"]
+        failed = [f"{r['name']}@{r['version']}"[:180] for r in results if r["state"] == "failed"]
+        self.state.failed = failed[: states.MOST_FAILED]
+        self.state.waiting = [f"{r['name']}@{r['version']}" for r in results if r["state"] == "waiting"]
+        where = f"{result['where']}: " if result["where"] else ""
+        self.state.error = where + result["error"] if result["error"] else None
+        for r in results:
+            if r["state"] not in ("current", "failed"):
+                say(f"{r['name']}@{r['version']}: {r['state']}, {r['moved']} bytes moved in {r['seconds']} s")
+        if result["timestamp"]:
+            self.state.timestamp, self.state.expires = result["timestamp"], result["expires"]
+        if result["code"] == 0:
+            self.state.state = "waiting" if self.state.waiting else "idle"
+            self.forget_pushes()
+            fruitful = any(r["state"] not in ("current", "waiting") for r in results)
+            self.sooner("work", self.pace.ended_well(fruitful=fruitful, left=result["expires"] - time.time()))
+        else:
+            self.state.state = "waiting" if result["code"] == 4 else "failed"
+            self.at["work"] = self.pace.ended_badly()
+
+    def forget_pushes(self) -> None:
+        """The pushes that the last run has fulfilled are done with."""
+        for number in self.running_pushes:
+            self.pushes.pop(number, None)
+            self.pushed_before.append(number)
+
+    def look_at_child(self) -> None:
+        """Kills a run that gives no sign of life."""
+        if self.child is not None:
+            if self.child.silent():
+                say("the work gives no sign of life and is ended")
+                self.child.kill()
+            self.at["silent"] = time.monotonic() + 60
+
+    # -- leases ---------------------------------------------------------------------------------------
+
+    def ask_lease(self, asked: dict[str, Any]) -> None:
+        """Passes a question on to the kiosk, or answers it where nobody gives leases."""
+        name, version = asked["name"], asked["version"]
+        if asked["done"]:
+            self.give_back(name, version)
+            return
+        self.leased = name, version
+        if self.api is None:
+            self.answer_lease(None)
+            return
+        fields = {"schema": "kiosk.lease/1", "name": name, "version": version, "bytes": asked["bytes"]}
+        self.api.post("/api/lease", fields, lambda answer: self.post(lambda: self.answer_lease(answer)))
+
+    def answer_lease(self, answer: Answer | None) -> None:
+        """Tells the work what the kiosk said."""
+        made = lease(answer)
+        if made is not None and made["fanout"]:
+            self.state.fanout = made["fanout"]
+        if made is not None and not made["granted"] and self.state.state == "fetching":
+            self.state.state = "waiting"
+            self.changed()
+        if made is not None and self.orders.bandwidth:  # the two together stay near the limit
+            share = self.orders.bandwidth // 10 if made["granted"] else self.orders.bandwidth
+            self.swarm.limit(max(1000, share))
+        if self.child is not None:
+            self.child.tell({"lease": made, "fanout": self.state.fanout})
+
+    def give_back(self, name: str, version: str) -> None:
+        """Gives a lease back, so that another host gets it."""
+        self.leased = None
+        if self.api is not None:
+            fields = {"schema": "kiosk.lease/1", "name": name, "version": version, "bytes": 0, "done": True}
+            self.api.post("/api/lease", fields, lambda _answer: None)
+
+    # -- what the kiosk tells -------------------------------------------------------------------------
+
+    def heard(self, event: Event) -> None:
+        """An event. It can only make the agent look sooner."""
+        try:
+            data = json.loads(event.data)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(data, dict):
+            return
+        if event.name == "changed":
+            claimed = data.get("timestamp")
+            self.may_be_new(claimed if isinstance(claimed, int) else None, self.pace.after_event())
+        elif event.name == "push":
+            self.pushed(data)
+
+    def pushed(self, data: dict[str, Any]) -> None:
+        """Somebody wants images here now."""
+        number, images = data.get("push"), data.get("images")
+        if not isinstance(number, int) or not isinstance(images, list) or len(images) > MOST_NAMES:
+            return
+        names = tuple(i for i in images if isinstance(i, str) and len(i) <= 150)
+        if number in self.pushed_before or number in self.pushes or len(self.pushes) >= MOST_PUSHES:
+            return
+        self.pushes[number] = names
+        self.want_work(self.pace.after_event())
+
+    def stream_is(self, why: str | None) -> None:
+        """The event stream has begun, or ended."""
+        connected = why is None
+        if connected != self.state.connected:
+            say("the kiosk's events are heard" if connected else f"no events from the kiosk: {why}; polling")
+            self.state.connected = connected
+            self.changed()
+
+    # -- polling --------------------------------------------------------------------------------------
+
+    def start_poll(self) -> None:
+        """Looks at timestamp.json, in a thread."""
+        self.at["poll"] = self.pace.next_poll()
+
+        def look() -> None:
+            try:
+                version = self.poll.version()
+            except WebError:
+                return  # a run that is due anyway will say what is wrong
+            self.post(lambda: self.may_be_new(version, time.monotonic()))
+
+        threading.Thread(target=look, name="kiosk-poll", daemon=True).start()
+
+    # -- the window -----------------------------------------------------------------------------------
+
+    def look_at_window(self) -> None:
+        """Notes whether the window is open; starts what waited for it, stops what may not go on."""
+        window = self.orders.window
+        if window is None:
+            return
+        now = datetime.now()
+        was, self.open = self.open, in_window(window, now)
+        self.at["edge"] = time.monotonic() + min(EDGE_MOST, until_edge(window, now))
+        if self.open and not was and self.state.waiting:
+            self.want_work(time.monotonic())
+        if was and not self.open and self.child is not None and self.state.fetching and self.held_back:
+            say("the window is over: the rest is fetched in the next")
+            self.stopped = True
+            self.state.waiting = [f"{self.state.fetching['name']}@{self.state.fetching['version']}"]
+            self.again = True
+            self.child.stop()
+
+    # -- telling --------------------------------------------------------------------------------------
+
+    def changed(self, *, often: bool = False) -> None:
+        """Something is worth a report, and a new agent.json: at once, or after a while where it changes `often`."""
+        now = time.monotonic()
+        pause = REPORT_LEAST if often else SOON
+        self.sooner("report", max(now, self._reported_at + pause))
+        self.sooner("save", now + pause)
+
+    def send_report(self) -> None:
+        """Reports, one at a time."""
+        now = time.monotonic()
+        self.at["report"] = now + REPORT_EVERY
+        if self.api is None:
+            return
+        if self._reporting:
+            self.at["report"] = now + SOON
+            return
+        self._reporting, self._reported_at = True, now
+        self.api.post("/api/report", self.current().report(), lambda a: self.post(lambda: self.reported(a)))
+
+    def current(self) -> State:
+        """What is true now, with what the run under way has counted."""
+        made = State(**vars(self.state))
+        made.http += self.counting.get("http", 0)
+        made.swarm += self.counting.get("swarm", 0)
+        made.uploaded = self.swarm.uploaded
+        return made
+
+    def reported(self, answer: Answer | None) -> None:
+        """The kiosk has a report, or not. That costs nothing but a line in the log, and only when it changes."""
+        self._reporting = False
+        good = answer is not None and answer.status == 200
+        if good != self.state.reported:
+            why = f"it answered {answer.status}" if answer is not None else "no answer"
+            say("the kiosk takes reports" if good else f"the kiosk takes no reports: {why}")
+        self.state.reported = good
+        if not good:
+            self.at["report"] = time.monotonic() + (30 if self.state.fetching else REPORT_EVERY)
+
+    def save(self) -> None:
+        """Writes agent.json."""
+        self.current().save(self.orders.folder)
+
+    def tell_alive(self) -> None:
+        """Tells systemd that the loop turns."""
+        often = watchdog()
+        if often is not None:
+            notify("WATCHDOG=1")
+            self.at["alive"] = time.monotonic() + often
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ends the loop."""
+        self.ending = True
+
+    def reload(self) -> None:
+        """Has the loop read the configuration anew."""
+        self.post(self.read_anew)
+
+    def read_anew(self) -> None:
+        """Takes the new configuration over, if it is one; else everything stays."""
+        argv = [sys.executable, "-m", "kiosk", *self.orders.argv[1:], "--print-orders"]
+        try:
+            done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+            orders = Orders.from_json(done.stdout) if done.returncode == 0 else None
+        except (OSError, ValueError, TypeError, KeyError, subprocess.TimeoutExpired):
+            orders = None
+        if orders is None:
+            said = done.stderr.decode(errors="replace").strip() if "done" in locals() else "it can't be read"
+            say(f"the configuration is not taken over: {said}")
+            return
+        self.orders = orders
+        self.reloading = self.ending = True
+
+    def end(self) -> None:
+        """Stops the work and the swarm in order."""
+        notify("RELOADING=1" if self.reloading else "STOPPING=1")
+        if self.stream is not None:
+            self.stream.end()
+        if self.child is not None:
+            self.child.stop()
+            self.child.wait(STOP_SECONDS)
+        self.swarm.close()
+        self.save()
+        self._selector.close()
+
+
+def say(text: str) -> None:
+    """One line for the journal."""
+    print(f"kiosk agent: {text}", file=sys.stderr, flush=True)
+
+
+def begin(orders: Orders) -> None:
+    """Becomes the daemon: same process, fresh memory."""
+    fd = os.memfd_create("kiosk-orders")
+    os.write(fd, orders.to_json().encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(fd, 0)
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    os.execv(sys.executable, [sys.executable, "-m", "kiosk.agent.daemon"])  # noqa: S606
+
+
+def main() -> int:
+    """Runs until SIGTERM; after a reload, becomes a new daemon."""
+    orders = Orders.from_json(sys.stdin.buffer.read(1 << 20))
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
+    os.close(devnull)
+    daemon = Daemon(orders, join(orders))
+    daemon.run()
+    if daemon.reloading:
+        begin(daemon.orders)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

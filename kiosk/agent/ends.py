@@ -1,0 +1,41 @@
+"""What the agent's run asks of other parts of kiosk besides fetching: the signed roll-out, handing a current version
+over, giving old versions up, and who uses which. One place, so that the run does not depend on how they do it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from kiosk.errors import KioskError
+from kiosk.model.names import Ref
+from kiosk.model.rollout import Rollout
+from kiosk.sync.host import HostCache, Installed
+from kiosk.trust.client import TrustedRepository
+
+
+def rollout(repository: TrustedRepository, ref: Ref) -> Rollout | None:
+    """The verified roll-out of a name; None where hosts go by the newest version. Raises where that is not known:
+    then what is current stays."""
+    return None
+
+
+class Ends:
+    """The host's side: `tables` say where images are handed over to."""
+
+    def __init__(self, cache: HostCache, vms: Path, tables: Sequence[Mapping[str, object]]) -> None:
+        self.cache = cache
+        self.vms = vms
+
+    def hand_over(self, version: Installed) -> list[KioskError]:
+        """Hands a current version over to every place that takes it. Returns what went wrong at some."""
+        return []
+
+    def sweep(self, *, keep: int, wanted: Collection[Ref], free: int | None = None) -> KioskError | None:
+        """Removes versions that are neither current, nor the one before it, nor in use, nor wanted, nor among the
+        newest `keep` of their name: all of them, or with `free` as many as it takes until so many bytes are free,
+        and then shared objects. Returns what kept it from removing one."""
+        return None
+
+    def used(self) -> dict[Ref, int]:
+        """How many use each version."""
+        return {}
