@@ -71,23 +71,21 @@ def pack(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> b
 
 
 def torrent(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> bytes | None:
-    """A version's torrent, from its objects, all of which are read; None where one is not to be had, or where other
-    trackers and web seeds are set than were then."""
+    """A version's torrent, from its indexes and what is remembered of its objects, else from the objects. None where
+    those are not to be had, or where other trackers and web seeds are set than were then."""
     store = DirectoryStore(settings.repository)
-    for manifest in manifests:
-        if manifest.torrent is None or manifest.torrent.file != wanted:
-            continue
-        objects = needs(store, manifest.model_copy(update={"torrent": None}))
-        with contextlib.suppress(MissingObject, CorruptError, PolicyError):
-            _, made = make.torrent(
-                store,
-                objects,
-                make.Nothing(),
-                trackers=settings.trackers,
-                web_seeds=settings.web_seeds,
-            )
-            if named(made) == wanted:
-                return made
+    path = settings.repository.with_name("known-blocks.sqlite")
+    with contextlib.ExitStack() as stack:
+        memory = stack.enter_context(KnownBlocks(path)) if path.exists() else make.Nothing()
+        for manifest in manifests:
+            if manifest.torrent is None or manifest.torrent.file != wanted:
+                continue
+            objects = needs(store, manifest.model_copy(update={"torrent": None}))
+            given = {"trackers": settings.trackers, "web_seeds": settings.web_seeds}
+            with contextlib.suppress(MissingObject, CorruptError, PolicyError):
+                _, made = make.torrent(store, objects, memory, **given)
+                if named(made) == wanted:
+                    return made
     return None
 
 

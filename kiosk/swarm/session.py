@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Stop
+from typing import cast
 
 import libtorrent as lt
 
@@ -152,7 +153,7 @@ class Session:
         self._late: dict[str, _Late] = {}
         self._past = Stats()
         folder.mkdir(parents=True, exist_ok=True)
-        params = lt.session_params(opts.settings(self.options))
+        params = lt.session_params(cast("lt.settings_pack", opts.settings(self.options)))
         params.ip_filter = opts.ip_filter(self.options)
         self._session = lt.session(params)
         opts.peer_classes(self._session, self.options)

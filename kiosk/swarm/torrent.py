@@ -106,6 +106,7 @@ def read(data: bytes, infohash: str, *, where: str = "the torrent") -> Torrent:
     if info.keys() - expected.keys() - {b"piece length", b"file tree"}:
         raise _wrong("says more of itself than a version's torrent does", where)
     names, sizes, first, layers = _files(info, top, piece, where)
+    taken: dict[bytes, Any] = {b"info": info, b"piece layers": layers}
     return Torrent(
         infohash=infohash,
         piece=piece,
@@ -114,7 +115,7 @@ def read(data: bytes, infohash: str, *, where: str = "the torrent") -> Torrent:
         first=first,
         trackers=tuple(dict.fromkeys(_urls(top.get(b"announce")) + _urls(top.get(b"announce-list")))),
         web_seeds=tuple(_urls(top.get(b"url-list"))),
-        data=lt.bencode({b"info": info, b"piece layers": layers}),
+        data=lt.bencode(taken),
     )
 
 

@@ -54,7 +54,7 @@ class Whole:
                 unseen.append((name, size))
         if unseen:
             with ThreadPoolExecutor(WORKERS, thread_name_prefix="kiosk-swarm") as pool:
-                right = list(pool.map(lambda one: self.check(*one, stop), unseen))
+                right = list(pool.map(lambda one: self.check(one[0], one[1], stop), unseen))
             found.update(name for (name, _), yes in zip(unseen, right, strict=True) if yes)
         return found
 
@@ -65,7 +65,7 @@ class Whole:
             return False
         try:
             with self.path(name).open("rb") as f:
-                right = hashlib.file_digest(f, "sha256").hexdigest() == name  # type: ignore[arg-type]
+                right = hashlib.file_digest(f, "sha256").hexdigest() == name
         except OSError as e:
             log.warning("%s: %s", self.path(name), e.strerror)
             return False
