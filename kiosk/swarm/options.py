@@ -35,6 +35,7 @@ ALL = ("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff
 class Options:
     """`listen` are addresses with ports (`0.0.0.0:6881`; port 0 takes a free one). `peers` are the networks whose
     hosts are peers, `near` those that are preferred (the own rack). Limits are in bytes a second, 0 is none.
+    `patience` is for how many seconds a peer may send nothing before others are asked for its blocks.
     `stall` is after how many seconds without a byte a torrent that waits for objects is said to be stalled."""
 
     listen: tuple[str, ...] = (f"0.0.0.0:{PORT}", f"[::]:{PORT}")
@@ -44,6 +45,7 @@ class Options:
     download_limit: int = 0
     connections: int = 80
     uploads: int = 12
+    patience: int = 8
     stall: float = 30.0
 
 
@@ -54,6 +56,7 @@ def settings(options: Options) -> dict[str, Any]:
         "alert_mask": e.error | e.status | e.piece_progress | e.tracker | e.storage | e.peer,
         "alert_queue_size": 20_000,
         "listen_interfaces": ",".join(options.listen),
+        "outgoing_interfaces": _outgoing(options.listen),
         "listen_system_port_fallback": False,
         "max_retry_port_bind": 0,
         "enable_dht": False,
@@ -89,8 +92,8 @@ def settings(options: Options) -> dict[str, Any]:
         "max_failcount": 10,
         "peer_connect_timeout": 5,
         "handshake_timeout": 10,
-        "request_timeout": 10,
-        "piece_timeout": 8,
+        "request_timeout": options.patience + 2,
+        "piece_timeout": options.patience,
         "peer_timeout": 60,
         "inactivity_timeout": 120,
         "max_peerlist_size": 1000,
@@ -103,8 +106,14 @@ def settings(options: Options) -> dict[str, Any]:
         "checking_mem_usage": 16,
         "no_recheck_incomplete_resume": True,
         "auto_manage_interval": 3600,
-        "tick_interval": 1000,
+        "tick_interval": 500,
     }
+
+
+def _outgoing(listen: tuple[str, ...]) -> str:
+    """Connections come from where peers can connect to, unless that is every address."""
+    addresses = [one.rpartition(":")[0].strip("[]") for one in listen]
+    return "" if {"0.0.0.0", "::"} & set(addresses) else ",".join(addresses)  # noqa: S104
 
 
 def ip_filter(options: Options) -> lt.ip_filter:
