@@ -94,12 +94,11 @@ Event = Complete | Banned | TrackerFailed | Stalled | Failed
 
 @dataclass(frozen=True)
 class Stats:
-    """Bytes of objects from and to peers since the session began (`wasted` of the received ones were wrong or came
-    twice), bytes a second now, and connected peers."""
+    """Bytes of objects from and to peers since the session began (wrong ones and those that came twice included),
+    bytes a second now, and connected peers."""
 
     received: int = 0
     sent: int = 0
-    wasted: int = 0
     receiving: int = 0
     sending: int = 0
     peers: int = 0
@@ -430,7 +429,7 @@ class Session:
     def _stop(self, member: _Member) -> None:
         last = _sum(Stats(), member.handle.status(0))
         past = self._past
-        self._past = Stats(past.received + last.received, past.sent + last.sent, past.wasted + last.wasted)
+        self._past = Stats(past.received + last.received, past.sent + last.sent)
         self._session.remove_torrent(member.handle)
 
     def save(self) -> None:
@@ -466,7 +465,6 @@ def _sum(total: Stats, status: lt.torrent_status) -> Stats:
     return Stats(
         received=total.received + status.total_payload_download,
         sent=total.sent + status.total_payload_upload,
-        wasted=total.wasted + status.total_failed_bytes + status.total_redundant_bytes,
         receiving=total.receiving + status.download_payload_rate,
         sending=total.sending + status.upload_payload_rate,
         peers=total.peers + status.num_peers,

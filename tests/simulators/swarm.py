@@ -19,7 +19,7 @@ from kiosk.swarm.options import Options
 from kiosk.swarm.session import Complete, Event, Session
 from tests.simulators.published import bytes_of
 
-QUICK = Options(peers=("127.0.0.0/8",), patience=2, stall=1.0)
+QUICK = Options(peers=("127.0.0.0/8",), patience=1, stall=0.5)
 SECONDS = 30.0
 _addresses = itertools.count(2)
 

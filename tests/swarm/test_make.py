@@ -1,4 +1,4 @@
-"""A version's torrent: the same bytes each time, what libtorrent itself would make, and in step with what is published."""
+"""A version's torrent: what libtorrent itself would make, and in step with what is published."""
 
 from __future__ import annotations
 
@@ -97,7 +97,6 @@ def test_an_object_is_only_read_the_first_time(tmp_path: Path) -> None:
 def test_a_damaged_object_ends_it(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     one = store.write(b"right")
-    next((tmp_path / "objects").rglob("*5*")).touch()
     path = next(p for p in (tmp_path / "objects").rglob("*") if p.is_file())
     path.write_bytes(b"wrong")
     with pytest.raises(CorruptError):
