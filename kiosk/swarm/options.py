@@ -27,14 +27,15 @@ PRIVATE = (
 )
 PORT = 6881
 NEAR = 4
-"""How much more of the bandwidth a peer of the own rack gets, where there is not enough for all."""
+"""The priority of a peer of the own rack; others have 1."""
 ALL = ("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")  # noqa: S104 (networks)
 
 
 @dataclass(frozen=True)
 class Options:
     """`listen` are addresses with ports (`0.0.0.0:6881`; port 0 takes a free one). `peers` are the networks whose
-    hosts are peers, `near` those that are preferred (the own rack). Limits are in bytes a second, 0 is none.
+    hosts are peers, `near` those that are preferred (the own rack): where there are any, the other peers share
+    `far_upload_limit`. Limits are in bytes a second, 0 is none.
     `patience` is for how many seconds a peer may send nothing before others are asked for its blocks.
     `stall` is after how many seconds without a byte a torrent that waits for objects is said to be stalled."""
 
@@ -42,6 +43,7 @@ class Options:
     peers: tuple[str, ...] = PRIVATE
     near: tuple[str, ...] = ()
     upload_limit: int = 0
+    far_upload_limit: int = 0
     download_limit: int = 0
     connections: int = 80
     uploads: int = 12
@@ -94,6 +96,10 @@ def settings(options: Options) -> dict[str, Any]:
         "handshake_timeout": 10,
         "request_timeout": options.patience + 2,
         "piece_timeout": options.patience,
+        # what is asked of the first holder early can't come from others meanwhile: he would send it to each of them
+        "request_queue_time": 1,
+        "max_out_request_queue": 64,
+        "max_allowed_in_request_queue": 256,
         "peer_timeout": 30,
         "inactivity_timeout": 120,
         "max_peerlist_size": 1000,
@@ -127,18 +133,25 @@ def ip_filter(options: Options) -> lt.ip_filter:
 
 
 def peer_classes(session: lt.session, options: Options) -> None:
-    """Puts all peers under the limits (libtorrent would leave those of private networks out), and gives those of
-    the near networks more."""
+    """Puts all peers under the limits (libtorrent would leave those of private networks out). Where there are near
+    networks, their peers are served whoever else is, and the others share `far_upload_limit`."""
     everybody = 1 << session.global_peer_class_id
     classes = lt.ip_filter()
-    for first, last in ALL:
-        classes.add_rule(first, last, everybody)
+    far = everybody
     if options.near:
-        near = session.create_peer_class("near")
-        info = session.get_peer_class(near)
-        session.set_peer_class(near, {**info, "upload_priority": NEAR, "download_priority": NEAR})
+        number = session.create_peer_class("far")
+        info = session.get_peer_class(number)
+        session.set_peer_class(number, {**info, "upload_limit": options.far_upload_limit})
+        far |= 1 << number
+    for first, last in ALL:
+        classes.add_rule(first, last, far)
+    if options.near:
+        number = session.create_peer_class("near")
+        info = session.get_peer_class(number)
+        wanted = {"ignore_unchoke_slots": True, "upload_priority": NEAR, "download_priority": NEAR}
+        session.set_peer_class(number, {**info, **wanted})
         for network in options.near:
-            classes.add_rule(*_ends(network), everybody | 1 << near)
+            classes.add_rule(*_ends(network), everybody | 1 << number)
     session.set_peer_class_filter(classes)
 
 

@@ -8,7 +8,7 @@
 * Killed at any time, the next session finds what is on disk, and goes on from there.
 
 Only the standard library and libtorrent are imported here: the agent keeps this in memory day and night. All calls
-may come from any thread. Only `add`, `have` and `close` read files or wait for others.
+may come from any thread. `add`, `have` and `poll` read files; `add` and `close` may take seconds.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class Session:
         self._whole = Whole(folder, memory)
         self._late: dict[str, _Late] = {}
         self._past = Stats()
+        self._closed = False
         folder.mkdir(parents=True, exist_ok=True)
         params = lt.session_params(cast("lt.settings_pack", opts.settings(self.options)))
         params.ip_filter = opts.ip_filter(self.options)
@@ -438,12 +439,15 @@ class Session:
             self._whole.save()
 
     def close(self) -> None:
-        """Leaves all swarms and remembers what is on disk."""
+        """Leaves all swarms, tells the trackers (for a second at most), and remembers what is on disk. No other call
+        may follow."""
         with self._lock:
-            self.poll()
-            self._session.pause()
-            self._whole.save()
-            self._members.clear()
+            if not self._closed:
+                self.poll()
+                self._closed = True
+                self._whole.save()
+                self._members.clear()
+                del self._session  # its end waits for its threads
 
     def _member(self, infohash: str) -> _Member:
         with self._lock:

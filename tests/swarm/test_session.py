@@ -226,9 +226,31 @@ def test_limits_hold_among_neighbours(tmp_path: Path) -> None:
         until(done(b), b, a)
 
 
+def test_neighbours_of_the_own_rack_come_first(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", words(30), 50_000)
+    options = replace(QUICK, near=("127.252.0.0/16",), far_upload_limit=200_000)
+    alone = replace(QUICK, peers=("127.0.0.0/16",))  # they do not help each other
+    with (
+        seeder(one, options) as a,
+        host(tmp_path / "far", alone, address="127.251.0.1") as far,
+        host(tmp_path / "near", alone, address="127.252.0.1") as near,
+    ):
+        far.fetch(one, a)
+        near.fetch(one, a)
+        until(done(near), near, far, a)
+        assert len(far.came()) < 20
+
+
 def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
     with host(tmp_path / "a") as a, pytest.raises(NetworkError, match="can't listen"):
         Session(tmp_path / "b", tmp_path / "w", Options(listen=("{}:{}".format(*a.address),)))
+
+
+def test_a_closed_session_leaves_its_address(tmp_path: Path) -> None:
+    with host(tmp_path / "a") as a:
+        address = "{}:{}".format(*a.address)
+    with Session(tmp_path / "a", tmp_path / "w", Options(listen=(address,))) as again:
+        assert again.port == a.address[1]
 
 
 def test_networks_are_checked(tmp_path: Path) -> None:
