@@ -65,6 +65,7 @@ class S3Options:
     region: str | None = None
 
 
+WebUrl = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]{1,1000}$")]
 FlavourName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 FlavourText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,4}/[1-9][0-9]{0,4}$")]
 
@@ -77,6 +78,8 @@ class Settings(BaseModel):
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
     `keep` and `keep_days` say which versions of each image and layer `kiosk store prune` keeps (all, where
     neither is set), `grace_hours` how long it leaves what no version needs any more.
+    `trackers` and `web_seeds` (URLs; of a web seed that of the repository) are written into the torrents of versions
+    for other BitTorrent clients.
     `flavours` are the user's own names for CORES/MEMORY/SCRATCH in GiB. `agent` is the table that
     `kiosk agent` reads (docs/agent.md).
     """
@@ -95,6 +98,8 @@ class Settings(BaseModel):
     grace_hours: Annotated[float, Field(ge=0, le=8760)] = 24
     differences: Annotated[int, Field(ge=0, le=16)] = 1
     difference_seconds: Annotated[float, Field(ge=0, le=3600)] = 2.5
+    trackers: Annotated[tuple[WebUrl, ...], Field(max_length=16)] = ()
+    web_seeds: Annotated[tuple[WebUrl, ...], Field(max_length=16)] = ()
     s3_endpoint: str | None = None
     s3_region: str | None = None
     flavours: dict[FlavourName, FlavourText] = Field(default_factory=dict)

@@ -8,13 +8,14 @@ import sys
 from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from kiosk.agent.orders import API_SCHEMES, Orders, minutes
 from kiosk.config import Settings, faults, known_keys, parse_toml
 from kiosk.errors import UsageError
+from kiosk.handover.settings import Tables
 from kiosk.place import Web, place
 
 FILE = Path("/etc/kiosk/agent.toml")
@@ -57,7 +58,7 @@ class Agent(BaseModel):
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     keep_free: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,2}%|[0-9]{1,6} ?[MGT]B|0)$")] = "5%"
     prestage: bool = True
-    handover: Annotated[tuple[dict[str, Any], ...], Field(max_length=50)] = ()
+    handover: Tables = ()
 
     @field_validator("window")
     @classmethod
@@ -114,7 +115,7 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         keep=found.keep,
         keep_free=found.keep_free,
         prestage=found.prestage,
-        handover=found.handover,
+        handover=tuple(t.model_dump(mode="json", exclude_unset=True) for t in found.handover),
         agent=version("kiosk"),
         argv=argv or tuple(sys.argv),
     )

@@ -6,9 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from kiosk.errors import KioskError
+from kiosk.handover import Handover
+from kiosk.handover.settings import Tables
 from kiosk.model.names import Ref
 from kiosk.model.rollout import Rollout
+from kiosk.sync import prune, usage
 from kiosk.sync.host import HostCache, Installed
 from kiosk.trust.client import TrustedRepository
 
@@ -16,7 +21,7 @@ from kiosk.trust.client import TrustedRepository
 def rollout(repository: TrustedRepository, ref: Ref) -> Rollout | None:
     """The verified roll-out of a name; None where hosts go by the newest version. Raises where that is not known:
     then what is current stays."""
-    return None
+    return repository.rollout(ref)
 
 
 class Ends:
@@ -25,17 +30,24 @@ class Ends:
     def __init__(self, cache: HostCache, vms: Path, tables: Sequence[Mapping[str, object]]) -> None:
         self.cache = cache
         self.vms = vms
+        self.handover = Handover(cache, TypeAdapter(Tables).validate_python(tuple(tables)))
 
     def hand_over(self, version: Installed) -> list[KioskError]:
         """Hands a current version over to every place that takes it. Returns what went wrong at some."""
-        return []
+        if not self.handover.places:
+            return []
+        return [o.error for o in self.handover.offer(version) if o.error is not None]
 
     def sweep(self, *, keep: int, wanted: Collection[Ref], free: int | None = None) -> KioskError | None:
         """Removes versions that are neither current, nor the one before it, nor in use, nor wanted, nor among the
         newest `keep` of their name: all of them, or with `free` as many as it takes until so many bytes are free,
         and then shared objects. Returns what kept it from removing one."""
-        return None
+        if self.handover.places and free is None:
+            self.handover.settle()
+        return prune.sweep(
+            self.cache, self.vms, keep=keep, free=free, wanted=wanted, handed=self.handover
+        ).failure
 
     def used(self) -> dict[Ref, int]:
         """How many use each version."""
-        return {}
+        return {ref: len(users) for ref, users in usage.look(self.cache, self.vms).users.items()}

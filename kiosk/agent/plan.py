@@ -46,7 +46,7 @@ def choose(
     if not offered:
         return Choice(None, refused="no version is offered any more")
     newest = max(offered)
-    if rollout is None or _is_past(rollout, newest):
+    if rollout is None:
         return _forward(newest, current)
     rolled = Version.parse(rollout.version)
     stage = rolled if prestage and rollout.state in ("running", "paused") and rolled in offered else None
@@ -62,11 +62,6 @@ def choose(
     if back and current != rolled:
         return Choice(None, _missing(stage, held), refused=f"{current} is current, and newer than {target}")
     return Choice(target, _missing(stage if stage != target else None, held), back=back)
-
-
-def _is_past(rollout: Rollout, newest: Version) -> bool:
-    """Whether a newer version was published since a roll-out ended."""
-    return rollout.state in ("done", "aborted") and newest > Version.parse(rollout.version)
 
 
 def _forward(newest: Version, current: Version | None) -> Choice:

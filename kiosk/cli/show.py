@@ -126,6 +126,8 @@ def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None
     say(f"signed by  {role.name}: {role.threshold} of {', '.join(k[:16] for k in role.keyids)}")
     for name, expires in facts["expires"].items():
         say(f"           {name} valid until {expires[:16].replace('T', ' ')} UTC")
+    if manifest.torrent is not None:
+        say(f"torrent    {manifest.torrent.infohash}")
     table(
         ["file", "size#", "digest"],
         [(a.file, size(a.size), a.digest) for a in manifest.artifacts.values()],

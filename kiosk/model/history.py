@@ -53,4 +53,4 @@ def remembered(manifest: Manifest) -> Manifest:
         )
         for name, a in manifest.artifacts.items()
     }
-    return manifest.model_copy(update={"artifacts": artifacts})
+    return manifest.model_copy(update={"artifacts": artifacts, "torrent": None})

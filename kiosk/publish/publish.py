@@ -18,7 +18,7 @@ from pathlib import Path
 from kiosk import clock, files
 from kiosk.config import Settings
 from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError
-from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, read_manifest
+from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent, read_manifest
 from kiosk.model.names import Ref, Version, is_history_path, manifest_path, parse_manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
@@ -28,8 +28,10 @@ from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
 from kiosk.store.index import Tree
 from kiosk.store.known import KnownBlocks, rebuild
-from kiosk.store.objects import named
+from kiosk.store.needs import needs
+from kiosk.store.objects import ObjectStore, named
 from kiosk.store.older import Older
+from kiosk.swarm.make import torrent
 from kiosk.trust.names import ROLLOUTS, served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
@@ -134,9 +136,24 @@ def publish(
                 )
                 indexed[name] = made.model_copy(update={"differences": extra})
                 stored.append(replace(one, differences={d.base: d.size for d in extra}))
-        signed = manifest.model_copy(update={"artifacts": indexed})
+            signed = manifest.model_copy(update={"artifacts": indexed})
+            signed = signed.model_copy(update={"torrent": shared(settings, store, signed, known)})
         signatures = repository.publish({ref.role: {manifest_path(ref): signed.to_json()}, **more})
     return Published(ref, ref.role, tuple(stored), tuple(signatures), time.monotonic() - begin)
+
+
+def shared(settings: Settings, store: ObjectStore, manifest: Manifest, known: KnownBlocks) -> Torrent:
+    """Stores the torrent of a version's objects, which are in the store."""
+    infohash, data = torrent(
+        store,
+        needs(store, manifest),
+        known,
+        trackers=settings.trackers,
+        web_seeds=settings.web_seeds,
+    )
+    made = Torrent(infohash=infohash, file=store.write(data))
+    known.commit()
+    return made
 
 
 def _checked(checks: Sequence[Check], manifest: Manifest, folder: Path) -> dict[str, bytes]:

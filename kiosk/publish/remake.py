@@ -6,6 +6,7 @@ its digest is right, so nothing here needs to be trusted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from kiosk import files
 from kiosk.config import Settings
-from kiosk.errors import CorruptError
+from kiosk.errors import CorruptError, PolicyError
 from kiosk.model.manifest import Manifest, Object
 from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.publish import SUMS_FROM
@@ -21,7 +22,9 @@ from kiosk.store import cut, packer, wire
 from kiosk.store.api import DirectoryStore, MissingObject
 from kiosk.store.index import BLOCK, Index, block_digest, load
 from kiosk.store.known import KnownBlocks
+from kiosk.store.needs import needs
 from kiosk.store.objects import named
+from kiosk.swarm import make
 
 LEVELS = tuple(dict.fromkeys((packer.LEVEL, 3, *range(1, 13))))
 """zstd levels to try, the usual one first: another kiosk may have stored the pack with another."""
@@ -65,6 +68,25 @@ def pack(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> b
             blocks.clear()  # a file is not any more what was published; others may be
     blocks.update(_searched(wanted, settings, blocks))
     return _sealed(blocks, wanted) if count and len(blocks) == count else None
+
+
+def torrent(wanted: Object, settings: Settings, manifests: Sequence[Manifest]) -> bytes | None:
+    """A version's torrent, from its indexes and what is remembered of its objects, else from the objects. None where
+    those are not to be had, or where other trackers and web seeds are set than were then."""
+    store = DirectoryStore(settings.repository)
+    path = settings.repository.with_name("known-blocks.sqlite")
+    with contextlib.ExitStack() as stack:
+        memory = stack.enter_context(KnownBlocks(path)) if path.exists() else make.Nothing()
+        for manifest in manifests:
+            if manifest.torrent is None or manifest.torrent.file != wanted:
+                continue
+            objects = needs(store, manifest.model_copy(update={"torrent": None}))
+            given = {"trackers": settings.trackers, "web_seeds": settings.web_seeds}
+            with contextlib.suppress(MissingObject, CorruptError, PolicyError):
+                _, made = make.torrent(store, objects, memory, **given)
+                if named(made) == wanted:
+                    return made
+    return None
 
 
 def _searched(wanted: Object, settings: Settings, have: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:

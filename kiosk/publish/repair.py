@@ -31,7 +31,7 @@ from kiosk.trust.fetcher import Fetcher, fetcher
 log = logger(__name__)
 
 Remake = Callable[[Object, Settings, Sequence[Manifest]], bytes | None]
-"""How an object is made again: `remake.pack` or `remake.index`."""
+"""How an object is made again: `remake.pack`, `remake.index`, or `remake.torrent`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ class _Repair:
         first = {i.digest: i for i in indexes}
         self._mend(first, remake.index)
         needed = {o.digest: o for m in self.versions for o in self._needs(m)}
-        self._mend({d: o for d, o in needed.items() if d not in first}, remake.pack)
+        last = {m.torrent.file.digest: m.torrent.file for m in self.versions if m.torrent is not None}
+        self._mend({d: o for d, o in needed.items() if d not in first | last}, remake.pack)
+        self._mend(last, remake.torrent)
 
     def _needs(self, manifest: Manifest) -> Iterator[Object]:
         """What a version needs, as far as its indexes can be read."""

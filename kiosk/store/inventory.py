@@ -28,8 +28,8 @@ MANIFEST_LIMIT = 1 << 22
 class Stats(Document):
     """`versions`, their files and those files' bytes; the objects in the store; those that no version names
     (a publish that was interrupted, or a version that was withdrawn). `dead_bytes` of the packs belong to
-    blocks that no version uses, in packs that are needed for others. `helpers` are what only shortens ways: groups
-    and lists of differences, and sums."""
+    blocks that no version uses, in packs that are needed for others. `helpers` are what readers can do without: groups
+    and lists of differences, sums, and torrents."""
 
     versions: int
     files: int

@@ -43,6 +43,10 @@ BLOCKS_SCHEMA = (
 SUMS_SCHEMA = (
     "CREATE TABLE IF NOT EXISTS sums (pack INTEGER PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL)"
 )
+LAYERS_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS layers "
+    "(digest TEXT PRIMARY KEY, root BLOB NOT NULL, pieces BLOB NOT NULL) WITHOUT ROWID"
+)
 Place = tuple[int, int]
 """Where a block is: the pack's number here, and the slot in it."""
 
@@ -157,6 +161,24 @@ class KnownBlocks:
             found.update((pack, Object(digest=digest, size=size)) for pack, digest, size in rows)
         return found
 
+    def layers(self, digests: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
+        """The hashes that objects have in torrents (see kiosk.swarm.make), of those of these that are known."""
+        found: dict[str, tuple[bytes, bytes]] = {}
+        for at in range(0, len(digests), BATCH):
+            some = digests[at : at + BATCH]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT digest, root, pieces FROM layers WHERE digest IN ({marks})"  # noqa: S608 (only marks)
+            with self._sound():
+                rows = self._db.execute(query, some).fetchall()
+            found.update((digest, (root, pieces)) for digest, root, pieces in rows)
+        return found
+
+    def add_layers(self, layers: Iterable[tuple[str, tuple[bytes, bytes]]]) -> None:
+        """Adds the hashes of more objects."""
+        rows = ((digest, root, pieces) for digest, (root, pieces) in layers)
+        with self._sound():
+            self._db.executemany("INSERT OR REPLACE INTO layers VALUES (?, ?, ?)", rows)
+
     def add(self, blocks: Iterable[tuple[bytes, int, int]]) -> None:
         """Adds blocks as (digest, pack number, slot); in the order of digests it is quick."""
         with self._sound():
@@ -172,6 +194,8 @@ class KnownBlocks:
             rows = self._db.execute("SELECT id, digest FROM packs").fetchall()
         for number in [number for number, digest in rows if digest in digests]:
             self.forget(number)
+        with self._sound():
+            self._db.executemany("DELETE FROM layers WHERE digest = ?", ((digest,) for digest in digests))
 
     def commit(self) -> None:
         """Remembers everything since the last commit. The packs must be in the store, durably."""
@@ -211,6 +235,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     elif version != VERSION:
         raise sqlite3.DatabaseError(f"has version {version} instead of {VERSION}")
     db.execute(SUMS_SCHEMA)
+    db.execute(LAYERS_SCHEMA)
     db.execute("SELECT (SELECT max(id) FROM packs), (SELECT max(digest) FROM blocks)").fetchone()
 
 

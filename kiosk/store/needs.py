@@ -24,13 +24,17 @@ def needs(source: ObjectSource, manifest: Manifest) -> Iterator[Object]:
             if needed.digest not in seen:
                 seen.add(needed.digest)
                 yield needed
+    if manifest.torrent is not None and manifest.torrent.file.digest not in seen:
+        yield manifest.torrent.file
 
 
 def shortcuts(source: ObjectSource, manifest: Manifest) -> Iterator[Object]:
-    """Those of them that readers can do without: sums, and the groups and lists of differences."""
+    """Those of them that readers can do without: sums, the groups and lists of differences, and the torrent."""
     for artifact in manifest.artifacts.values():
         if artifact.index is not None:
             yield from _shortcuts(source, artifact, load(source, artifact.index))
+    if manifest.torrent is not None:
+        yield manifest.torrent.file
 
 
 def lists(manifest: Manifest) -> Iterator[Object]:

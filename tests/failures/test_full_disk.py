@@ -10,7 +10,9 @@ import pytest
 
 from kiosk.errors import StorageError
 from kiosk.run import run
+from kiosk.swarm.session import Failed
 from tests.simulators.published import Kiosk, behind, build_image, ready
+from tests.simulators.swarm import done, host, seeder, until, version
 
 FULL = r"No space left|disk is full|needs \d+ MiB"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs takes root")
@@ -58,3 +60,16 @@ def test_sync(leave: int, small: Path) -> None:
     filler.unlink()
     assert kiosk.sync("worker").failure is None
     assert kiosk.held()["images/worker/current"] == "2"
+
+
+def test_swarm(small: Path, tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", [f"object-{n}" for n in range(20)])
+    with seeder(one) as a, host(small / "host") as b:
+        filler = fill(small, 1_000_000)
+        b.fetch(one, a)
+        until(lambda: any(isinstance(e, Failed) for e in b.events), b, a)
+        assert "No space left" in next(e.what for e in b.events if isinstance(e, Failed))
+        filler.unlink()
+        b.session.resume(one.infohash)
+        until(done(b), b, a)
+        assert b.holds(one)

@@ -54,9 +54,10 @@ def flip(path: Path) -> None:
 def every(kiosk: Kiosk, some: str) -> list[Path]:
     store = DirectoryStore(kiosk.settings.repository)
     of_indexes: list[Object] = indexes(listed(kiosk.settings).versions)
+    torrents = [m.torrent.file for m in listed(kiosk.settings).versions if m.torrent]
     wanted = {
         "indexes": of_indexes,
-        "packs": [o for o in store.objects() if o not in of_indexes],
+        "packs": [o for o in store.objects() if o not in of_indexes + torrents],
         "objects": list(store.objects()),
     }[some]
     return [kiosk.settings.repository / path_of(o.digest) for o in wanted]
