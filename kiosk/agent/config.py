@@ -24,13 +24,15 @@ Rate = Annotated[int, Field(ge=1000, le=10**12)]
 
 
 class Swarm(BaseModel):
-    """The swarm's part. `listen` 0 takes any free port; `peers` empty allows every address."""
+    """The swarm's part. `listen` 0 takes any free port; `peers` empty: the private networks.
+    `near` are networks that are preferred: the own rack's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = True
     listen: Annotated[int, Field(ge=0, le=65535)] = 6881
     peers: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1000)] = ()
+    near: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1000)] = ()
     upload: Rate | None = None
 
 
@@ -107,6 +109,7 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         swarm=found.swarm.enabled and found.share,
         swarm_listen=found.swarm.listen,
         swarm_peers=tuple(str(n) for n in found.swarm.peers),
+        swarm_near=tuple(str(n) for n in found.swarm.near),
         swarm_upload=found.swarm.upload or 0,
         bandwidth=found.bandwidth or 0,
         origin_rate=found.origin_rate,

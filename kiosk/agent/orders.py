@@ -36,6 +36,7 @@ class Orders:
     swarm: bool = True
     swarm_listen: int = 0
     swarm_peers: tuple[str, ...] = ()
+    swarm_near: tuple[str, ...] = ()
     swarm_upload: int = 0
     bandwidth: int = 0
     origin_rate: int = 125_000_000
@@ -61,7 +62,7 @@ class Orders:
     def from_json(cls, text: str | bytes) -> Orders:
         """Reads what `to_json` wrote."""
         found = json.loads(text)
-        for key in ("images", "swarm_peers", "handover", "argv"):
+        for key in ("images", "swarm_peers", "swarm_near", "handover", "argv"):
             found[key] = tuple(found[key])
         return cls(**found)
 

@@ -1,7 +1,8 @@
 """What a host is to hold, from what is offered, what is here, and the signed roll-out. Pure.
 
 * Without a roll-out a host goes to the newest version, and never back.
-* A signed roll-out says which of its two versions a host is offered. It alone can bring a host back, and only
+* A signed roll-out says which of its two versions a host is offered, and no other, also once it has ended: a newer
+  version waits for a roll-out of its own. It alone can bring a host back, and only
   from the version that it rolls out to the one before.
 * A version that is not offered any more is not fetched; what is current stays until something else is.
 """

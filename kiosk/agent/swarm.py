@@ -3,11 +3,26 @@ plain HTTP do all the work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Protocol
 
 from kiosk.agent.orders import Orders
+from kiosk.errors import KioskError, NetworkError
+from kiosk.log import logger
+from kiosk.swarm.options import PRIVATE, Options
+from kiosk.swarm.session import Complete, Session
+
+log = logger(__name__)
+LARGEST = 32 << 20
+"""Bytes of the largest .torrent."""
+LOOK_EVERY = 1.0
+PATIENCE = 3.0
 
 
 class Swarm(Protocol):
@@ -79,6 +94,135 @@ class NoSwarm:
         """Nothing."""
 
 
+class Joined:
+    """This host's session. Two threads call it: one does what the daemon wants, which may read gigabytes, the other
+    waits for what comes."""
+
+    works = True
+
+    def __init__(self, session: Session, trackers: Sequence[str], upload: int) -> None:
+        self._session = session
+        self._trackers = trackers
+        self._upload = upload
+        self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._ready: deque[str] = deque()
+        self._over = Event()
+        self._wanting: str | None = None
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        self._threads = [Thread(target=t, daemon=True) for t in (self._do, self._hear)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def downloaded(self) -> int:
+        """Bytes that peers sent since the start."""
+        return self._session.stats().received
+
+    @property
+    def uploaded(self) -> int:
+        """Bytes that peers were sent since the start."""
+        return self._session.stats().sent
+
+    def fileno(self) -> int | None:
+        """Readable when objects are complete."""
+        return self._read
+
+    def seed(self, torrents: Sequence[tuple[str, Path]]) -> None:
+        """Takes part in these, and in the one that objects are wanted of."""
+
+        def change() -> None:
+            for infohash in self._session.torrents - {h for h, _ in torrents} - {self._wanting}:
+                self._session.remove(infohash)
+            for infohash, torrent in torrents:
+                self._add(infohash, torrent)
+            self._session.save()
+
+        self._todo.put(change)
+
+    def want(self, infohash: str, torrent: Path, digests: Sequence[str]) -> None:
+        """Downloads these objects; those that are here already are complete at once."""
+
+        def fetch() -> None:
+            self._wanting = infohash
+            self._add(infohash, torrent)
+            coming = self._session.want(infohash, digests)
+            self._tell(d for d in digests if d not in coming)
+
+        self._todo.put(fetch)
+
+    def have(self, digest: str) -> None:
+        """Shares an object that came another way."""
+        self._todo.put(lambda: void(self._session.have(digest)))
+
+    def completed(self) -> list[str]:
+        """Wanted objects that have become complete."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 65536)
+        found = []
+        while self._ready:
+            found.append(self._ready.popleft())
+        return found
+
+    def limit(self, rate: int) -> None:
+        """Downloads at this rate at most, and uploads as configured."""
+        self._session.limit(upload=self._upload, download=rate)
+
+    def close(self) -> None:
+        """Leaves all swarms; a second or two."""
+        self._over.set()
+        self._todo.put(None)
+        for thread in self._threads:
+            thread.join(timeout=PATIENCE)
+        self._session.close()
+
+    def _add(self, infohash: str, torrent: Path) -> None:
+        if infohash not in self._session.torrents:
+            with torrent.open("rb") as f:
+                data = f.read(LARGEST + 1)
+            self._session.add(data, infohash, trackers=self._trackers, stop=self._over)
+
+    def _do(self) -> None:
+        while (call := self._todo.get()) is not None and not self._over.is_set():
+            try:
+                call()
+            except (KioskError, OSError) as e:
+                log.warning("the swarm: %s", e)
+
+    def _hear(self) -> None:
+        while not self._over.is_set():
+            self._session.wait(LOOK_EVERY)
+            for event in self._session.poll():
+                if isinstance(event, Complete):
+                    self._tell([event.digest])
+                else:
+                    log.info("the swarm: %s", event)
+
+    def _tell(self, digests: Iterable[str]) -> None:
+        self._ready.extend(digests)
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"\0")
+
+
+def void(_value: object) -> None:
+    """Nothing."""
+
+
 def join(orders: Orders) -> Swarm:
     """This host's part in the swarm, as its configuration has it."""
-    return NoSwarm()
+    if not orders.swarm:
+        return NoSwarm()
+    options = Options(
+        listen=(f"0.0.0.0:{orders.swarm_listen}", f"[::]:{orders.swarm_listen}"),
+        peers=orders.swarm_peers or PRIVATE,
+        near=orders.swarm_near,
+        upload_limit=orders.swarm_upload,
+    )
+    try:
+        session = Session(orders.folder, orders.folder / "whole.json", options)
+    except NetworkError as e:
+        log.warning("no swarm: %s", e)
+        return NoSwarm()
+    trackers = (f"{orders.api}/announce",) if orders.api is not None else ()
+    return Joined(session, trackers, orders.swarm_upload)
