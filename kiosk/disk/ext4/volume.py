@@ -11,7 +11,7 @@ import stat
 from array import array
 from collections.abc import Iterator
 
-from kiosk.disk.descent import shown
+from kiosk.disk.descent import shown, too_deep
 from kiosk.disk.ext4.attributes import INLINE_DATA, attributes
 from kiosk.disk.ext4.inodes import ENCRYPTED, EXTENTS, INLINE, Inode, Inodes
 from kiosk.disk.ext4.layout import ROOT, Layout
@@ -79,8 +79,10 @@ class Ext4Volume:
                 with _naming(path, self._where):
                     children = self._children(inode)
                     left -= len(children)
-                    if left < 0 or (children and depth == MAX_DEPTH):
-                        raise self._layout.damage("there are more names or levels of folders than can be")
+                    if left < 0:
+                        raise self._layout.damage("there are more names than can be")
+                    if children and depth == MAX_DEPTH:
+                        raise too_deep(path, MAX_DEPTH, self._where)
                 below = path if path.endswith(b"/") else path + b"/"
                 waiting.extend((below + name, child, depth + 1) for name, child in children)
 
