@@ -126,7 +126,7 @@ def waiting(path: Path, *, what: str, seconds: float) -> Iterator[None]:
                 stack.enter_context(locked(path, what=what))
                 break
             except BusyError:
-                if time.monotonic() > until:
+                if time.monotonic() >= until:
                     raise
                 time.sleep(1)
         yield
