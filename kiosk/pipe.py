@@ -69,7 +69,7 @@ class _Listener:
 
     def text(self) -> str:
         """All that was kept. A stream that somebody else holds open is not waited for."""
-        self._thread.join(timeout=2)
+        self._thread.join(timeout=5)
         middle = b"\n...\n" if self.cut and not self._most else b""
         return (self._first + middle + self._last).decode(errors="replace")
 

@@ -204,6 +204,19 @@ def test_folders_too_deep_are_no_damage_and_told_with_the_beginning_of_their_pat
     assert "/nested/nested" in e.value.where
 
 
+def test_paths_that_would_fill_the_memory_end_the_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ext4.volume, "MAX_TEXT", 20_000)
+    folder = (tmp_path / "tree").joinpath(*["nested" * 20] * 10)
+    folder.mkdir(parents=True)
+    for number in range(20):
+        (folder / str(number)).touch()
+    image = mkfs(tmp_path / "tree", tmp_path / "image")
+    with opened(image) as volume, pytest.raises(CorruptError, match="longer names than can be"):
+        list(volume.nodes())
+
+
 def rename(image: Path, old: bytes, new: bytes) -> None:
     data = image.read_bytes()
     assert data.count(old) == 1 and len(old) == len(new)
