@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from kiosk.errors import BusyError, KioskError, StorageError
+from kiosk.log import logger
+
+log = logger(__name__)
 
 CHUNK = 1 << 20
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -126,7 +129,7 @@ def waiting(path: Path, *, what: str, seconds: float) -> Iterator[None]:
                 stack.enter_context(locked(path, what=what))
                 break
             except BusyError:
-                if time.monotonic() > until:
+                if time.monotonic() >= until:
                     raise
                 time.sleep(1)
         yield
@@ -136,14 +139,15 @@ def waiting(path: Path, *, what: str, seconds: float) -> Iterator[None]:
 def scratch(parent: Path, *, prefix: str = "scratch-") -> Iterator[Path]:
     """A private folder below `parent`, removed with all it holds when the block ends, however it ends.
 
-    Folders that a killed process left behind are removed as well: each holds a lock while it is in use.
+    Folders that a killed process left behind are removed as well: each holds a lock while it is in use. One that
+    can't be removed stays, with a warning, and keeps nobody from working.
     """
     with storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         for old in parent.glob(f"{prefix}*.lock"):
             with contextlib.suppress(BusyError), locked(old, what=str(old)):
-                remove_tree(old.with_suffix(""))
-                old.unlink(missing_ok=True)
+                if discard(old.with_suffix("")):
+                    old.unlink(missing_ok=True)
         folder = parent / f"{prefix}{secrets.token_hex(6)}"
         lock = folder.with_suffix(".lock")
     # it is locked before others can find it: one who finds it unlocked takes the folder for a leftover
@@ -155,6 +159,16 @@ def scratch(parent: Path, *, prefix: str = "scratch-") -> Iterator[Path]:
         finally:
             remove_tree(folder)
             lock.unlink(missing_ok=True)
+
+
+def discard(path: Path) -> bool:
+    """Removes what nobody needs any more and nobody waits for; a warning (and False) where that can't be."""
+    try:
+        remove_tree(path)
+    except (OSError, KioskError) as e:
+        log.warning("%s is of no use any more and can't be removed: %s", path, e)
+        return False
+    return True
 
 
 def remove_tree(path: Path) -> None:

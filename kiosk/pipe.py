@@ -1,6 +1,6 @@
 """Programs whose output is not trusted to end: what they print is bounded, in bytes and in time.
 
-`told` runs one program and keeps what it prints up to a limit; `piped` hands the bytes of one program to another
+`told` runs one program and keeps of what it prints what fits; `piped` hands the bytes of one program to another
 and lets the caller count them on the way. Both end what they started, whatever happens.
 """
 
@@ -26,15 +26,16 @@ KEPT = 1 << 18
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended. `status` is negative for a signal; `text` is what it said, the first and the last of
-    it, `cut` that there was more; `late` says that it was ended because its time was up, `unread` that who read
-    what it wrote ended before it."""
+    """How a program ended. `status` is negative for a signal; `text` is what it said, `cut` that there was more than
+    was kept; `late` says that it was ended because its time was up, `unread` that who read what it wrote ended before
+    it. `error` is what it said on standard error, where that was asked for apart."""
 
     status: int
     text: str
     late: bool = False
     cut: bool = False
     unread: bool = False
+    error: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -43,49 +44,62 @@ class Ended:
 
 
 class _Listener:
-    """Reads a stream to its end in a thread, and keeps its first and last bytes."""
+    """Reads a stream in a thread: to its end, keeping its first and last bytes, or no further than `most` bytes."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], most: int | None = None) -> None:
         self._stream = stream
-        self._first = b""
+        self._most = most
+        self._first = bytearray()
         self._last = b""
         self.cut = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        while chunk := self._stream.read1(1 << 16):  # type: ignore[attr-defined]
-            room = KEPT - len(self._first)
-            self._first += chunk[:room]
-            rest = self._last + chunk[room:]
-            self.cut = self.cut or len(rest) > KEPT
-            self._last = rest[-KEPT:]
+        with self._stream:  # nobody else may close it: that would wait for this thread
+            while chunk := self._stream.read1(1 << 16):  # type: ignore[attr-defined]
+                room = (self._most or KEPT) - len(self._first)
+                self._first += chunk[:room]
+                if self._most and len(chunk) > room:
+                    self.cut = True
+                    return  # and closed, which ends who writes there
+                rest = self._last + chunk[room:]
+                self.cut = self.cut or len(rest) > KEPT
+                self._last = rest[-KEPT:]
 
     def text(self) -> str:
         """All that was kept. A stream that somebody else holds open is not waited for."""
         self._thread.join(timeout=5)
-        middle = b"\n...\n" if self.cut else b""
+        middle = b"\n...\n" if self.cut and not self._most else b""
         return (self._first + middle + self._last).decode(errors="replace")
 
 
-def told(argv: Sequence[str | Path], *, timeout: float, env: Mapping[str, str] | None = None) -> Ended:
-    """Runs a program to its end; what it prints (on both streams) is in `text`. No status is an error here."""
+def told(
+    argv: Sequence[str | Path],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    most: int | None = None,
+) -> Ended:
+    """Runs a program to its end; what it prints is in `text`: the first and the last of both streams, or, with `most`,
+    all of standard output, and of standard error in `error`. Who prints more than `most` bytes finds the stream
+    closed. No status is an error here."""
     words = [tool(str(argv[0])), *map(str, argv[1:])]
     log.debug("run %s", shlex.join(words))
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.STDOUT if most is None else subprocess.PIPE,
         env=environment(env),
         start_new_session=True,
     )
-    assert process.stdout is not None
-    with process.stdout, ended(process), deadline(process, timeout) as late:
-        listener = _Listener(process.stdout)
+    with ended(process), deadline(process, timeout) as late:
+        listeners = [_Listener(s, most) for s in (process.stdout, process.stderr) if s is not None]
         status = process.wait()
-        text = listener.text()
-    return Ended(status, text, late=bool(late), cut=listener.cut)
+        text, *error = [listener.text() for listener in listeners]
+    cut = any(listener.cut for listener in listeners)
+    return Ended(status, text, late=bool(late), cut=cut, error="".join(error))
 
 
 def piped(

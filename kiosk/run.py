@@ -13,9 +13,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 from kiosk.errors import KioskError, MissingToolError
 from kiosk.log import logger
@@ -107,45 +105,6 @@ def run(
     if done.returncode != 0:
         raise CommandError(words, done.returncode, (done.stdout + done.stderr).decode(errors="replace"))
     return done.stdout.decode(errors="replace")
-
-
-def bounded(
-    argv: Sequence[str | Path], *, timeout: float, most: int, env: Mapping[str, str] | None = None
-) -> tuple[str, str]:
-    """Runs a program that reads what strangers made; returns what it printed on standard output and on standard
-    error. Raises CommandError like `run`, and when either is more than `most` bytes."""
-    words = [tool(str(argv[0])), *map(str, argv[1:])]
-    log.debug("run %s", shlex.join(words))
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(env),
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with ended(process), deadline(process, timeout) as expired, ThreadPoolExecutor(2) as pool:
-        read = [pool.submit(_at_most, most, f, process) for f in (process.stdout, process.stderr)]
-        out, said = (one.result() for one in read)
-        process.wait()
-    text = (out + said).decode(errors="replace")
-    if expired or max(len(out), len(said)) > most:
-        why = f"not done after {timeout:.0f} s" if expired else f"printed more than {most} bytes"
-        raise CommandError(words, process.returncode, f"{text[-2000:]}\n{why}")
-    if process.returncode != 0:
-        raise CommandError(words, process.returncode, text)
-    return out.decode(errors="replace"), said.decode(errors="replace")
-
-
-def _at_most(most: int, file: IO[bytes], process: subprocess.Popen[bytes]) -> bytes:
-    """What a program prints there; at the first byte too much, the program is ended."""
-    with file:
-        data = file.read(most + 1)
-        if len(data) > most:
-            _signal(process, signal.SIGKILL)
-        return data
 
 
 def stream(

@@ -76,6 +76,32 @@ def test_a_second_process_is_told_and_a_killed_one_leaves_nothing(tmp_path: Path
     assert not list(tmp_path.glob("scratch-*"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a file immutable or mount")
+@pytest.mark.parametrize("what", ["immutable", "mounted"])
+def test_a_leftover_that_cannot_be_removed_is_a_warning_and_no_obstacle(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    left = tmp_path / "scratch-killed"
+    (left / "below").mkdir(parents=True)
+    (left / "below/file").touch()
+    left.with_suffix(".lock").touch()
+    on, off = (
+        (["chattr", "+i", left / "below/file"], ["chattr", "-i", left / "below/file"])
+        if what == "immutable"
+        else (["mount", "-t", "tmpfs", "none", left / "below"], ["umount", left / "below"])
+    )
+    subprocess.run(on, check=True)
+    try:
+        with files.scratch(tmp_path) as mine:
+            assert mine.is_dir()
+    finally:
+        subprocess.run(off, check=True)
+    assert str(left) in caplog.text
+    with files.scratch(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_sparse_copy_keeps_content_and_holes(tmp_path: Path) -> None:
     source, target = tmp_path / "s", tmp_path / "t"
     with source.open("wb") as f:

@@ -2,7 +2,7 @@
 
 It shares nothing with what sanitises or builds, looks at every file once, and writes nothing. Files that are to the
 byte what a distribution's package brought to /usr are public: no secrets are looked for there. Whatever can't be
-looked at is a finding.
+looked at is a finding; that the audit could not be finished is one that no exception accepts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kiosk.audit.exceptions import apply
 from kiosk.audit.identity import identity
 from kiosk.audit.model import (
     MAX_FINDINGS,
+    UNFINISHED,
     Counts,
     Facts,
     Finding,
@@ -39,6 +40,8 @@ from kiosk.disk.volume import Node, Volume
 _PUBLIC = (b"/usr/", b"/lib/", b"/bin/", b"/sbin/", b"/boot/", b"/lib64/")
 _LOGGERS = (b"/usr/lib/systemd/systemd-journald", b"/usr/sbin/rsyslogd", b"/usr/sbin/syslog-ng", b"/sbin/syslogd",
             b"/usr/sbin/syslogd", b"/sbin/rsyslogd", b"/lib/systemd/systemd-journald")  # fmt: skip
+MOST_HITS = 100_000
+"""With so many findings no further file is looked at."""
 Progress = Callable[[int], object]
 
 
@@ -84,15 +87,24 @@ def audit(
 
 
 def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _Seen:
-    """Reads every regular file, each once however many names it has."""
+    """Reads every regular file, each once however many names it has, as long as the reader may."""
     seen = _Seen()
     names: dict[int, list[Node]] = {}
     for node in tree.nodes.values():
         if stat.S_ISREG(node.mode):
             names.setdefault(node.inode, []).append(node)
+    skipped, reason = 0, ""
     expectations = {i: [owned.files.get(n.path) for n in same] for i, same in names.items()}
     packaged_first = sorted(names, key=lambda i: not any(e and e.digest for e in expectations[i]))
     for inode in packaged_first:
+        reason = (
+            reason
+            or reader.over
+            or (f"there are more than {MOST_HITS} findings" if len(seen.hits) > MOST_HITS else "")
+        )
+        if reason:
+            skipped += 1
+            continue
         same, expected = names[inode], expectations[inode]
         node = same[0]
         before = reader.bytes
@@ -115,6 +127,9 @@ def _read(tree: Tree, owned: Owners, reader: Reader, progress: Progress) -> _See
             if "sha256" in found:
                 seen.digests[n.path] = f"sha256:{found['sha256']}"
         progress(reader.bytes - before)
+    if skipped:
+        said = f"the audit is not finished: {skipped} files were not looked at, as {reason}"
+        seen.hits.append(Hit("unexamined", b"/", said, item=UNFINISHED))
     return seen
 
 

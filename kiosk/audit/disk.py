@@ -12,7 +12,7 @@ from kiosk.audit.audit import Progress, audit
 from kiosk.audit.model import Facts, Hit, Report
 from kiosk.disk.disk import Disk, Part, probe, system
 from kiosk.errors import MissingToolError, NotFoundError
-from kiosk.run import CommandError, run
+from kiosk.pipe import told
 
 _BOOT_FILES = re.compile(
     r"::/(?:EFI/(?:[^/]+/)*(?:[^/]+\.(?:efi|csv|mui|ttf|pf2|mod)|grub\.cfg)|loader/(?:entries/[^/]+\.conf"
@@ -22,6 +22,7 @@ _BOOT_FILES = re.compile(
 """What belongs on an EFI system partition."""
 _SILENT = ("empty", "verity")
 _SECONDS = 60
+_MOST_LISTED = 1 << 20
 
 
 def audit_disk(
@@ -51,11 +52,16 @@ def _beside(disk: Disk, part: Part) -> Iterator[Hit]:
 def _efi(path: Path, part: Part, where: bytes) -> Iterator[Hit]:
     """The names on an EFI system partition; only what boots belongs there."""
     try:
-        listed = run(["mdir", "-/", "-b", "-i", f"{path}@@{part.offset}", "::"], timeout=_SECONDS)
-    except (CommandError, MissingToolError) as e:
+        argv = ["mdir", "-/", "-b", "-i", f"{path}@@{part.offset}", "::"]
+        listed = told(argv, timeout=_SECONDS, most=_MOST_LISTED)
+    except MissingToolError as e:
         yield Hit("unexamined", where, f"the EFI system partition can't be listed: {e.what}")
         return
-    for name in listed.splitlines():
+    if listed.status or listed.late or listed.cut:
+        why = "its list has no end" if listed.late or listed.cut else listed.error.strip()[:300]
+        yield Hit("unexamined", where, f"the EFI system partition can't be listed: {why}")
+        return
+    for name in listed.text.splitlines():
         if name and not name.endswith("/") and not _BOOT_FILES.fullmatch(name):
             file = b"/boot/efi" + name.removeprefix("::").encode()
             check = "random-seed" if name.lower().endswith("random-seed") else "unexamined"

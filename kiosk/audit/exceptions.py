@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from kiosk.audit.model import Accepted, Finding
+from kiosk.audit.model import UNFINISHED, Accepted, Finding
 from kiosk.model.manifest import AuditException
 
 
@@ -28,6 +28,8 @@ def apply(
 
 def _names(exception: AuditException, finding: Finding) -> bool:
     """Whether check and path fit; a path alone stands for all items in it."""
-    return exception.check == finding.check and (
-        fnmatchcase(finding.path, exception.path) or fnmatchcase(finding.place, exception.path)
+    return (
+        finding.item != UNFINISHED
+        and exception.check == finding.check
+        and (fnmatchcase(finding.path, exception.path) or fnmatchcase(finding.place, exception.path))
     )

@@ -19,6 +19,9 @@ from kiosk.model.manifest import AuditException
 MAX_FINDINGS = 10_000
 """A report has no more; what is over is counted."""
 
+UNFINISHED = "unfinished"
+"""The item of the finding that the audit ended at one of its limits. No exception accepts it."""
+
 
 @dataclass(frozen=True)
 class Package:

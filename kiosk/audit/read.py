@@ -1,12 +1,14 @@
 """Reading each file of the image once: digests, and the content checks over a file whole or in windows.
 
-Bounded: a file is looked at up to LARGEST bytes, all files together up to TOTAL, what is unpacked from a compressed
-file up to UNPACKED. What is over is told, never passed over in silence.
+Bounded: a file is looked at up to LARGEST bytes, all files together, with what is unpacked from them, up to TOTAL,
+what is unpacked from a compressed file up to UNPACKED, and no file is begun after SECONDS. What is over is told, never
+passed over in silence.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,8 +25,11 @@ from kiosk.errors import CorruptError
 
 LARGEST = 2 << 30
 TOTAL = 64 << 30
+SECONDS = 3600.0
 MAX_NAMES = 32
 """A file is looked at under so many of its names; no file that no package brought has more."""
+MAX_HITS = 10_000
+"""With so many hits in a file the rest of it is not looked at."""
 _ELF = b"\x7fELF"
 
 
@@ -44,8 +49,16 @@ class Reader:
         self._volume = volume
         self._each = each
         self._left = TOTAL
+        self._until = time.monotonic() + SECONDS
         self.bytes = 0
         self.files = 0
+
+    @property
+    def over(self) -> str:
+        """Why no further file may be begun; empty while one may."""
+        if self._left < 0:
+            return f"{TOTAL} bytes were read"
+        return f"{SECONDS:.0f} s have passed" if time.monotonic() > self._until else ""
 
     def digest(self, node: Node, algorithm: str) -> tuple[str, Looked]:
         """The digest of a file, and its content when that is small: for files of which a package knows it."""
@@ -79,6 +92,9 @@ class Reader:
                 looked.hits += _under(names, [*private_keys(sample), *words(sample)])
                 if sample.head:
                     looked.hits += self._head(sample, names, pristine)
+                if len(looked.hits) > MAX_HITS:
+                    looked.hits.append(Hit("unexamined", node.path, "has more hits than are looked for"))
+                    break
             filled &= done == node.size
         else:
             data = whole if whole is not None else b"".join(p for _, p in self._pieces(node, looked))
@@ -168,6 +184,7 @@ class Reader:
         found = unpack(sample.data) if not sample.inside else None
         if found is None:
             return
+        self._left -= len(found.data)
         inner = replace(sample, data=found.data, whole=found.whole, inside=found.kind, pristine=False)
         yield from private_keys(inner)
         yield from words(inner)
@@ -190,5 +207,5 @@ def narrowed(data: bytes) -> bytes | None:
 
 
 def _under(names: Sequence[Node], hits: Iterable[Hit]) -> list[Hit]:
-    """The same hits under all names of a file."""
-    return [replace(hit, path=name.path) for hit in hits for name in names]
+    """The same hits under the names of a file."""
+    return [replace(hit, path=name.path) for hit in hits for name in names[:MAX_NAMES]]

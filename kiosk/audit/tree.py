@@ -10,6 +10,8 @@ from kiosk.disk.volume import Node, Volume
 from kiosk.errors import CorruptError
 
 MAX_NAMES = 4_000_000
+MAX_TEXT = 1 << 30
+"""Bytes of all paths and attributes together."""
 MAX_PATH = 4096
 
 
@@ -19,7 +21,11 @@ class Tree:
     def __init__(self, volume: Volume, seen: Callable[[int], object] = lambda n: None) -> None:
         self.volume = volume
         self.nodes: dict[bytes, Node] = {}
+        text = 0
         for node in volume.nodes():
+            text += len(node.path) + sum(len(name) + len(value) for name, value in node.xattrs.items())
+            if text > MAX_TEXT:
+                raise CorruptError(f"the names and attributes of its files have more than {MAX_TEXT} bytes")
             if len(self.nodes) >= MAX_NAMES:
                 raise CorruptError(f"the image has more than {MAX_NAMES} files")
             self.nodes[node.path] = node

@@ -27,6 +27,9 @@ FRESH = timedelta(hours=1)
 SECONDS = 120
 LARGEST_INDEX = 256 << 20
 _RELEASE = re.compile(r"[a-z][a-z0-9-]{1,30}")
+_COMPONENTS = "main contrib non-free"
+_BEFORE_FIRMWARE = ("stretch", "buster", "bullseye")
+"""Releases without the component non-free-firmware: microcode and the like was in non-free."""
 _FIELDS = ["Package", "Version", "Source"]
 
 
@@ -89,8 +92,9 @@ def fetch(folder: Path, uri: str, release: str, keyring: Path, date: datetime) -
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
     suite = f"{release}/updates" if release in ("stretch", "buster") else f"{release}-security"
+    components = _COMPONENTS if release in _BEFORE_FIRMWARE else f"{_COMPONENTS} non-free-firmware"
     (folder / "sources.list").write_text(
-        f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} main contrib non-free\n", encoding="utf-8"
+        f"deb [arch=amd64 signed-by={keyring}] {uri} {suite} {components}\n", encoding="utf-8"
     )
     (folder / "apt.conf").write_text(_configuration(folder), encoding="utf-8")
     apt: list[str | Path] = ["apt-get", "-q", "-c", folder / "apt.conf"]

@@ -7,6 +7,7 @@ mke2fs takes the entries of a folder in the order of their names, whatever order
 from __future__ import annotations
 
 import math
+import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,23 +19,33 @@ from kiosk.errors import BuildError
 from kiosk.run import CommandError, run
 
 BLOCK = 4096
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 INODE = 256
 FEATURES = "extent,^has_journal,^resize_inode,^metadata_csum,^64bit,^orphan_file,^huge_file,uninit_bg"
 
 
+LARGEST = 128 << 30
+"""Bytes that a tree's files may claim where no larger root partition was asked for."""
+_DOTS, _ENTRY = 24, 8
+"""Bytes in a folder of `.` and `..` together, and of an entry besides its name."""
+
+
 @dataclass(frozen=True)
 class Need:
-    """What a tree needs of a file system."""
+    """What a tree needs of a file system, and its largest file."""
 
     inodes: int
     blocks: int
+    largest: Path
+    largest_size: int
 
 
 def measure(root: Path) -> Need:
-    """Counts inodes and blocks of a tree; a file with several names counts once."""
+    """Counts inodes and blocks of a tree, whatever file system it lies on; a file with several names counts once, and
+    holes as if they were filled."""
     seen: set[tuple[int, int]] = set()
-    blocks = 0
+    blocks = 1 + _folder(root)
+    largest, largest_size = root, 0
     for path in walk(root):
         found = path.lstat()
         if (found.st_dev, found.st_ino) in seen:
@@ -42,9 +53,35 @@ def measure(root: Path) -> Need:
         seen.add((found.st_dev, found.st_ino))
         if stat.S_ISREG(found.st_mode):
             blocks += math.ceil(found.st_size / BLOCK)
+            if found.st_size > largest_size:
+                largest, largest_size = path, found.st_size
         elif stat.S_ISDIR(found.st_mode):
-            blocks += 1 + math.ceil(found.st_size / BLOCK)
-    return Need(inodes=len(seen) + 1, blocks=blocks)
+            blocks += 1 + _folder(path)
+    return Need(inodes=len(seen) + 1, blocks=blocks, largest=largest, largest_size=largest_size)
+
+
+def _folder(path: Path) -> int:
+    """The blocks that a folder's entries take: none goes over the end of a block."""
+    blocks, used = 1, _DOTS
+    for name in sorted(os.fsencode(child.name) for child in path.iterdir()):
+        entry = _ENTRY + math.ceil(len(name) / 4) * 4
+        if used + entry > BLOCK:
+            blocks, used = blocks + 1, 0
+        used += entry
+    return blocks
+
+
+def refuse_too_large(root: Path, size: int | None) -> None:
+    """BuildError where a tree's files claim more than an image may have: a file of holes may claim any size, and would
+    be read to its end. `size` is that of the root partition in bytes, where it was asked for."""
+    need, most = measure(root), max(size or 0, LARGEST)
+    if need.blocks * BLOCK > most:
+        name = os.fsencode(need.largest.relative_to(root)).decode(errors="backslashreplace")
+        raise BuildError(
+            f"its files have {need.blocks * BLOCK / GIB:.1f} GiB with their holes, more than {most / GIB:.0f} GiB; the "
+            f"largest is /{name} with {need.largest_size / GIB:.1f} GiB",
+            hint="Remove that file, or leave it out (a golden node's `leave_out`); else set `size`.",
+        )
 
 
 def make(root: Path, target: Path, *, uuid: str, label: str, date: int, size: int | None = None) -> None:

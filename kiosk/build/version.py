@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from kiosk.build import assemble, census, clean, provenance
+from kiosk.build import assemble, census, clean, ext4, provenance
 from kiosk.errors import BuildError
 from kiosk.files import fsync_dir, storage_errors
 from kiosk.model.accounts import AccountName
@@ -96,7 +96,9 @@ class Making:
         """Assembles the clean tree `root` with `vmlinuz` and `initrd`, which are in `staged` already, and
         writes the artifacts and the manifest beside them. `folder` is private and for what comes between."""
         subject = self.subject
+        size = subject.size * MIB if subject.size else None
         with self.timing.step("census"):
+            ext4.refuse_too_large(root, size)
             clean.clamp(root, self.date)
             content = census.tree_digest(root)
             self._inject(root)
@@ -111,7 +113,7 @@ class Making:
                 staged / "disk.raw",
                 name=subject.name,
                 date=self.date,
-                size=subject.size * MIB if subject.size else None,
+                size=size,
                 folder=folder,
             )
         origin = self.origin

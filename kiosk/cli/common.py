@@ -24,6 +24,10 @@ from kiosk.model.base import plain
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Wait = Annotated[
+    float,
+    typer.Option(min=0, metavar="SECONDS", help="Wait so long for another kiosk that has the repository."),
+]
 
 
 def app(help: str) -> typer.Typer:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size
+from kiosk.cli.common import DryRun, Json, Wait, emit, passphrase_source, say, settings, size
 from kiosk.cli.key import PassphraseFile
 from kiosk.errors import CorruptError, NotFoundError, UsageError
 
@@ -33,6 +33,7 @@ def prune(
         typer.Option(min=0, metavar="HOURS", help="Leave what is unneeded for so long (`grace_hours`: 24)."),
     ] = None,
     passphrase_file: PassphraseFile = None,
+    wait: Wait = 0,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -55,7 +56,7 @@ def prune(
     rule = Rule(keep, keep_days) if chosen else Rule(s.keep, s.keep_days)
     hours = s.grace_hours if grace is None else grace
     ask = passphrase_source(passphrase_file)
-    done = work(s, ask, rule, refs, grace=timedelta(hours=hours), dry_run=dry_run)
+    done = work(s, ask, rule, refs, grace=timedelta(hours=hours), dry_run=dry_run, wait=wait)
     if json:
         emit({**vars(done), "dry_run": dry_run, **_lists(done)})
         return

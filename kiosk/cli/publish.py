@@ -11,7 +11,7 @@ import typer
 
 from kiosk import files
 from kiosk.cli.audit import NoUpdates, gate
-from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size, table
+from kiosk.cli.common import DryRun, Json, Wait, emit, passphrase_source, say, settings, size, table
 from kiosk.cli.key import PassphraseFile
 from kiosk.config import Settings
 from kiosk.errors import NotFoundError, UsageError
@@ -55,6 +55,7 @@ def publish_image(
         ),
     ] = None,
     rollout: Rolled = False,
+    wait: Wait = 0,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -74,7 +75,7 @@ def publish_image(
     checks = [gate(s, no_updates=no_updates, without=without_audit)]
     begin = together(s, dry_run=dry_run) if rollout else None
     ask = passphrase_source(passphrase_file)
-    done = publish(s, folder, ask, checks=checks, together=begin, dry_run=dry_run)
+    done = publish(s, folder, ask, checks=checks, together=begin, dry_run=dry_run, wait=wait)
     show_published(done, json=json, dry_run=dry_run)
     show_offer(s, done, asked=rollout, json=json, dry_run=dry_run)
 
@@ -163,7 +164,11 @@ def show_signatures(signatures: Sequence[Signature]) -> None:
 
 
 def resign(
-    ctx: typer.Context, passphrase_file: PassphraseFile = None, json: Json = False, dry_run: DryRun = False
+    ctx: typer.Context,
+    passphrase_file: PassphraseFile = None,
+    wait: Wait = 0,
+    json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Renews the timestamp, and all that is near its end and whose key is here. `kiosk resign`
 
@@ -173,7 +178,8 @@ def resign(
     from kiosk.trust.signing.repository import Repository
 
     s = settings(ctx)
-    repository = Repository(s.repository, Keys(s.keys), passphrase_source(passphrase_file))
+    ask = passphrase_source(passphrase_file)
+    repository = Repository(s.repository, Keys(s.keys), ask, wait=wait)
     with repository.locked():
         if dry_run:
             near = repository.due()

@@ -7,9 +7,11 @@ from pathlib import Path
 from types import TracebackType
 
 from kiosk.disk.volume import MAX_DEPTH
-from kiosk.errors import CorruptError
+from kiosk.errors import CorruptError, UsageError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BEGIN = 100
+"""So much of a path that is too deep is shown, in bytes."""
 
 
 class Descent:
@@ -35,14 +37,14 @@ class Descent:
     def folder(self, path: bytes) -> int:
         """The descriptor of the folder at the absolute `path`, good until the next call.
 
-        Raises OSError where a name on the way is missing or is no folder, CorruptError below MAX_DEPTH folders
-        and for names like `..`.
+        Raises OSError where a name on the way is missing or is no folder, UsageError below MAX_DEPTH folders,
+        CorruptError for names like `..`.
         """
         if not possible(path):
             raise CorruptError("a name that can't be", where=shown(path))
         names = [name for name in path.split(b"/") if name]
         if len(names) > MAX_DEPTH:
-            raise CorruptError(f"folders stand in each other more than {MAX_DEPTH} deep", where=shown(path))
+            raise too_deep(path, MAX_DEPTH)
         same = 0
         for mine, other in zip(self._names, names, strict=False):
             if mine != other:
@@ -58,6 +60,17 @@ class Descent:
         while len(self._open) > depth:
             os.close(self._open.pop())
             self._names.pop()
+
+
+def too_deep(path: bytes, most: int, where: str | None = None) -> UsageError:
+    """The error to raise where folders are nested deeper than kiosk goes, which is no damage; it shows where the path
+    begins. `where` names the file system."""
+    begin = shown(path[:_BEGIN]) + ("..." if len(path) > _BEGIN else "")
+    return UsageError(
+        f"folders are nested more than {most} deep",
+        where=f"{where}: {begin}" if where else begin,
+        hint="kiosk reads no deeper trees. Remove these folders, or pack them into an archive.",
+    )
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

@@ -1,7 +1,8 @@
 """What a file system holds, as data: the one way in which audits and snapshots look at disks and at folders.
 
 Whoever implements `Volume` reads hostile bytes: names never contain a slash or NUL and are never `.` or `..`,
-a walk ends, what is read stays within bounds, and damage is a CorruptError, never anything else.
+a walk ends, what is read stays within bounds, and damage is a CorruptError, never anything else. Folders that are
+nested deeper than MAX_DEPTH are a UsageError.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 MAX_DEPTH = 400
-"""Folders in each other; deeper is damage (the limit keeps the number of open folders small)."""
+"""Folders in each other (the limit keeps the number of open folders small)."""
 PIECE = 1 << 20
 """The largest piece in which content is read."""
 

@@ -1,7 +1,7 @@
 """What a disk holds, as far as it can be read as data: partitions, operating system, files. Nothing is mounted.
 
 That a disk can't be read is no fault of an image: it is kept as it is, and what is not known of it is not said. Only
-what can never boot here, or was not copied to its end, is refused.
+what can never boot here, or was not copied to its end, is refused. The reading has a budget (kiosk.exchange.budget).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from kiosk.disk.content import ENCRYPTED
 from kiosk.disk.disk import probe, root_volume
 from kiosk.disk.partitions import table
-from kiosk.disk.volume import Node, Volume
+from kiosk.disk.volume import Node, zeros
 from kiosk.errors import (
     BuildError,
     CorruptError,
@@ -26,6 +27,8 @@ from kiosk.errors import (
     PolicyError,
     StorageError,
 )
+from kiosk.exchange import budget
+from kiosk.exchange.budget import Budget, Metered
 from kiosk.exchange.formats import TRUNCATED
 from kiosk.model.census import FileEntry, write_files, write_packages
 from kiosk.model.manifest import Partition
@@ -34,9 +37,6 @@ from kiosk.packages import Installed, installed
 UNKNOWN = "unknown"
 OS_RELEASE = (b"/etc/os-release", b"/usr/lib/os-release")
 LARGEST_OS_RELEASE = 64 << 10
-MOST_FILES = 2_000_000
-LARGEST_DIGESTED = 64 << 30
-"""Larger files have no digest in the list of files: a file with holes may claim any size."""
 _LINE = re.compile(r"""(ID|VERSION_ID|VERSION_CODENAME)=["']?([A-Za-z0-9][A-Za-z0-9._-]{0,39})["']?""")
 
 
@@ -89,14 +89,16 @@ def _refuse_cut(head: bytes, size: int, shown: str) -> None:
 
 def look_inside(disk: Path, staged: Path, private: Path) -> Inside:
     """Reads the system on a disk and writes the lists of its files and packages to `staged`. Whatever is wrong with it
-    is said, and no fault. `private` is for what comes between."""
+    is said, and no fault; what is beyond the budget as well. `private` is for what comes between."""
     try:
-        with root_volume(disk) as volume:
+        with root_volume(disk) as found:
+            volume = Metered(found, Budget(disk.stat().st_size + budget.MOST_HOLES + budget.AGAIN))
             inside = read_tree(volume, staged)
             packages = read_packages(volume, private)
     except StorageError:
         raise
     except KioskError as e:
+        (staged / "files.json").unlink(missing_ok=True)
         return Inside(unread=e.what)
     if not packages:
         return inside
@@ -104,7 +106,7 @@ def look_inside(disk: Path, staged: Path, private: Path) -> Inside:
     return replace(inside, packages=packages, lists={**inside.lists, "packages": "packages.json"})
 
 
-def read_packages(volume: Volume, private: Path) -> tuple[Installed, ...]:
+def read_packages(volume: Metered, private: Path) -> tuple[Installed, ...]:
     """The packages of a tree; none where it has no database of them that can be read."""
     try:
         return tuple(installed(volume, private))
@@ -112,17 +114,16 @@ def read_packages(volume: Volume, private: Path) -> tuple[Installed, ...]:
         return ()
 
 
-def read_tree(volume: Volume, staged: Path) -> Inside:
+def read_tree(volume: Metered, staged: Path) -> Inside:
     """The system of a root file system, and the list of its files."""
     releases: dict[bytes, dict[str, str]] = {}
     rows: list[FileEntry] = []
+    digests: dict[int, str | None] = {}
     for node in volume.nodes():
         if node.path in OS_RELEASE and stat.S_ISREG(node.mode) and node.size <= LARGEST_OS_RELEASE:
             releases[node.path] = _release(b"".join(volume.read(node)))
         if node.path != b"/":
-            rows.append(_row(volume, node))
-        if len(rows) > MOST_FILES:
-            raise CorruptError(f"it has more than {MOST_FILES} files")
+            rows.append(_row(volume, node, digests))
     (staged / "files.json").write_bytes(write_files(sorted(rows, key=lambda row: row.path)))
     words = next((releases[path] for path in OS_RELEASE if path in releases), {})
     return Inside(
@@ -135,15 +136,14 @@ def _release(data: bytes) -> dict[str, str]:
     return {m[1]: m[2] for m in (_LINE.fullmatch(line.strip()) for line in lines) if m is not None}
 
 
-def _row(volume: Volume, node: Node) -> FileEntry:
+def _row(volume: Metered, node: Node, digests: dict[int, str | None]) -> FileEntry:
+    """A file's row. `digests` are those of files that have more names, which are read once."""
     size = digest = None
     if stat.S_ISREG(node.mode):
         size = node.size
-        if size <= LARGEST_DIGESTED:
-            sum_ = hashlib.sha256()
-            for piece in volume.read(node):
-                sum_.update(piece)
-            digest = sum_.hexdigest()[:32]
+        digest = digests[node.inode] if node.inode in digests else _digest(volume, node)
+        if node.links > 1:
+            digests[node.inode] = digest
     return FileEntry(
         path=node.path.decode(errors="backslashreplace"),
         mode=f"{node.mode:06o}",
@@ -153,3 +153,22 @@ def _row(volume: Volume, node: Node) -> FileEntry:
         target=node.target.decode(errors="backslashreplace") if node.target is not None else None,
         device=f"{node.device[0]}:{node.device[1]}" if node.device is not None else None,
     )
+
+
+def _digest(volume: Metered, node: Node) -> str | None:
+    """The digest of a file, its holes read as zeros; None where it has more holes than the budget has left."""
+    left = volume.budget
+    if node.size > left.bytes:
+        return None
+    sum_ = hashlib.sha256()
+    done = 0
+    for at, piece in chain(volume.data(node), [(node.size, b"")]):
+        if at - done > left.holes:
+            return None
+        left.holes -= at - done
+        for hole in zeros(at - done):
+            left.spend(len(hole))
+            sum_.update(hole)
+        sum_.update(piece)
+        done = at + len(piece)
+    return sum_.hexdigest()[:32]

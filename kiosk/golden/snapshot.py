@@ -24,7 +24,7 @@ from kiosk.config import Settings
 from kiosk.disk.disk import check, recover, root_volume
 from kiosk.disk.extract import extract
 from kiosk.errors import BuildError, UsageError
-from kiosk.files import locked, scratch, storage_errors, waiting
+from kiosk.files import discard, locked, scratch, storage_errors, waiting
 from kiosk.golden import fit
 from kiosk.golden.definition import Definition, Golden, golden
 from kiosk.golden.ready import ask
@@ -248,9 +248,9 @@ def subject(definition: Definition) -> Subject:
 
 def drop_old(folder: Path, keep: int, made: Version) -> tuple[Version, ...]:
     """Removes all but the newest `keep` built versions of an image, and never the one that was just `made`; what is
-    published stays published."""
+    published stays published. What can't be removed is a warning: the new version is there."""
     for gone in folder.glob(".gone-*"):  # a killed run's
-        shutil.rmtree(gone)
+        discard(gone)
     versions = []
     for path in folder.iterdir():
         try:
@@ -261,5 +261,5 @@ def drop_old(folder: Path, keep: int, made: Version) -> tuple[Version, ...]:
     for version in old:
         gone = folder / f".gone-{version}"  # renamed first: a version is there whole or not at all
         (folder / str(version)).rename(gone)
-        shutil.rmtree(gone)
+        discard(gone)
     return tuple(old)

@@ -14,7 +14,7 @@ from kiosk.errors import CorruptError
 from kiosk.files import scratch
 from kiosk.packages.installed import Installed, checked, line
 from kiosk.packages.tree import Tree
-from kiosk.run import CommandError, bounded
+from kiosk.pipe import told
 
 PLACES = ("usr/lib/sysimage/rpm", "var/lib/rpm")
 DATABASES = ("rpmdb.sqlite", "Packages.db", "Packages")
@@ -59,13 +59,14 @@ def _packages(private: Path, where: str) -> Iterator[Installed]:
     form = FIELD.join(f"%{{{tag}}}" for tag in TAGS) + RECORD
     argv: list[str | Path] = ["rpm", "--dbpath", private, "--query", "--all", "--queryformat", form]
     env = {"HOME": str(private)}  # nobody's own macros
-    try:
-        out, said = bounded(argv, timeout=TIMEOUT, most=LARGEST_LIST, env=env)
-    except CommandError as e:
-        raise CorruptError(f"rpm can't read this database: {_last(e.output)}", where=where) from None
-    if "error:" in said:
-        raise CorruptError(f"a part of this database is damaged: {_last(said)}", where=where)
-    for record in out.split(RECORD)[:-1]:
+    ended = told(argv, timeout=TIMEOUT, most=LARGEST_LIST, env=env)
+    if ended.late or ended.cut:
+        raise CorruptError(f"rpm has no end of it in {TIMEOUT:.0f} s and {LARGEST_LIST} bytes", where=where)
+    if ended.status != 0:
+        raise CorruptError(f"rpm can't read this database: {_last(ended.error)}", where=where)
+    if "error:" in ended.error:
+        raise CorruptError(f"a part of this database is damaged: {_last(ended.error)}", where=where)
+    for record in ended.text.split(RECORD)[:-1]:
         fields = record.split(FIELD)
         if len(fields) != len(TAGS):
             raise CorruptError("has a package whose fields have control characters", where=where)

@@ -92,11 +92,13 @@ def prune(
     *,
     grace: timedelta,
     dry_run: bool = False,
+    wait: float = 0,
     now: clock.Clock = clock.now,
 ) -> Pruned:
     """Withdraws what `rule` does not keep of these names (all when none are given), and removes what has been
-    unneeded for `grace`. NotFoundError for a name that has no version."""
-    repository = Repository(settings.repository, Keys(settings.keys), ask, now)
+    unneeded for `grace`. NotFoundError for a name that has no version. Another kiosk that has the repository is
+    waited for up to `wait` seconds."""
+    repository = Repository(settings.repository, Keys(settings.keys), ask, now, wait=wait)
     diary = settings.repository.with_name("unneeded.json")
     with repository.locked():
         choice = _choose(repository, rule, names, now(), dry_run=dry_run)

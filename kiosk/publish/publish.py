@@ -94,14 +94,16 @@ def publish(
     checks: Sequence[Check] = (),
     together: Together | None = None,
     dry_run: bool = False,
+    wait: float = 0,
     now: clock.Clock = clock.now,
 ) -> Published:
     """Publishes the built version in `folder`, after `checks` have seen it, and what `together` gives in the same
-    change. With `dry_run` everything is read and checked, and nothing written; no passphrase is asked for."""
+    change. With `dry_run` everything is read and checked, and nothing written; no passphrase is asked for. Another
+    kiosk that has the repository is waited for up to `wait` seconds."""
     begin = time.monotonic()
     manifest = read_built(folder)
     ref = manifest.ref
-    repository = Repository(settings.repository, Keys(settings.keys), ask, now)
+    repository = Repository(settings.repository, Keys(settings.keys), ask, now, wait=wait)
     if ADDED & manifest.artifacts.keys():
         raise CorruptError("names an artifact that only publishing adds", where=str(folder / "manifest.json"))
     was_there = is_published(repository, manifest)

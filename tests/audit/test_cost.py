@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,6 +19,7 @@ from kiosk.audit.sample import Sample
 from kiosk.audit.words import words
 from kiosk.disk.volume import Node
 from kiosk.errors import CorruptError
+from kiosk.model.manifest import AuditException
 from tests.audit import material
 from tests.audit.images import NOW, Root, clean
 
@@ -150,6 +154,59 @@ def test_a_file_of_very_many_names_is_told(root: Root) -> None:
     seconds, report = timed(root)
     assert len([f for f in report.findings if f.check == "unexamined"]) == 300 - read.MAX_NAMES
     assert seconds < 5
+
+
+audit_module = sys.modules["kiosk.audit.audit"]
+ALL = AuditException(check="unexamined", path="/*", reason="everything is accepted")
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "value", "reason"),
+    [
+        (read, "SECONDS", -1.0, "-1 s have passed"),
+        (read, "TOTAL", MIB, f"{MIB} bytes were read"),
+        (audit_module, "MOST_HITS", 2, "there are more than 2 findings"),
+    ],
+)
+def test_an_audit_that_ends_at_a_limit_does_not_pass_whatever_is_accepted(
+    root: Root, monkeypatch: pytest.MonkeyPatch, module: ModuleType, limit: str, value: float, reason: str
+) -> None:
+    for i in range(5):
+        root.write(f"opt/{i}", b"x" * MIB)
+        root.write(f"opt/key{i}", material.pem() if limit == "MOST_HITS" else b"")
+    monkeypatch.setattr(module, limit, value)
+    report = root.audit(Facts(exceptions=(ALL,)))
+    (finding,) = (f for f in report.findings if f.check == "unexamined")
+    assert (report.passed, finding.place) == (False, "/#unfinished")
+    assert finding.message.startswith("the audit is not finished: ")
+    assert finding.message.endswith(reason)
+
+
+def test_what_is_unpacked_counts_as_read(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(4):
+        root.write(f"opt/{i}.gz", gzip.compress(bytes(MIB)))
+    monkeypatch.setattr(read, "TOTAL", 2 * MIB)
+    assert "/#unfinished" in root.found("unexamined")
+
+
+def test_a_file_with_hits_without_end_is_given_up_under_a_few_of_its_names(root: Root) -> None:
+    first = root.write(
+        "opt/0", b"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\n" * (24 * MIB // 57)
+    )
+    for i in range(1, 100):
+        os.link(first, root.path / f"opt/{i}")
+    _, report = timed(root)
+    assert any(f.message == "has more hits than are looked for" for f in report.findings)
+    assert {f.path for f in report.findings if f.check == "private-key"} < {f"/opt/{i}" for i in range(100)}
+
+
+def test_attributes_that_would_fill_the_memory_are_an_error(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "MAX_TEXT", 4000)
+    os.setxattr(root.write("opt/x"), "user.x", bytes(4000))
+    with pytest.raises(CorruptError, match="more than 4000 bytes"):
+        root.audit()
 
 
 class Damaged:

@@ -76,6 +76,17 @@ def test_what_stands_beside_the_root_is_told(root: Root, tmp_path: Path) -> None
     }
 
 
+def test_a_list_of_boot_files_without_an_end_is_told(
+    root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kiosk.audit.disk._MOST_LISTED", 10)
+    image = disk(tmp_path, root.path, b"", {f"{i}.efi": b"" for i in range(20)})
+    found = audit_disk(image, Facts(), now=lambda: NOW).findings
+    assert [f.message for f in found if f.check == "unexamined"] == [
+        "the EFI system partition can't be listed: its list has no end"
+    ]
+
+
 def test_another_file_system_that_nobody_mounts_is_told(root: Root, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = file_system(tmp_path / "other", tmp_path / "other.ext4").read_bytes()

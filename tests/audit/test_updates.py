@@ -43,17 +43,20 @@ class Archive:
         self.keyring.write_bytes(self._gpg("--export"))
         self.publish(INDEX)
 
-    def publish(self, index: str) -> None:
+    def publish(self, index: str, firmware: str = "") -> None:
         suite = self.folder / "dists/bookworm-security"
-        packages = suite / "main/binary-amd64/Packages"
-        packages.parent.mkdir(parents=True, exist_ok=True)
-        packages.write_text(index)
-        digest = sha256(packages).removeprefix("sha256:")
+        lines = ""
+        for component, text in (("main", index), ("non-free-firmware", firmware)):
+            packages = suite / component / "binary-amd64/Packages"
+            packages.parent.mkdir(parents=True, exist_ok=True)
+            packages.write_text(text)
+            digest = sha256(packages).removeprefix("sha256:")
+            lines += f" {digest} {packages.stat().st_size} {component}/binary-amd64/Packages\n"
         release = suite / "Release"
         release.write_text(
             "Suite: bookworm-security\nCodename: bookworm-security\nArchitectures: amd64\n"
-            "Components: main contrib non-free\nDate: Sun, 01 Mar 2026 00:00:00 UTC\n"
-            f"SHA256:\n {digest} {packages.stat().st_size} main/binary-amd64/Packages\n"
+            "Components: main contrib non-free non-free-firmware\nDate: Sun, 01 Mar 2026 00:00:00 UTC\n"
+            f"SHA256:\n{lines}"
         )
         (suite / "InRelease").write_bytes(self._gpg("--clearsign", "-o", "-", str(release)))
 
@@ -96,6 +99,16 @@ def test_missing_updates_are_told_a_kernels_too_and_the_answer_is_kept(
     finally:
         archive.publish(INDEX)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["updates-bookworm.json"]
+
+
+def test_updates_of_firmware_are_told(archive: Archive, tmp_path: Path) -> None:
+    archive.publish(INDEX, "Package: intel-microcode\nVersion: 3.20260210.1~deb12u1\nArchitecture: amd64\n")
+    installed = Package("intel-microcode", "3.20251111.1~deb12u1", "amd64")
+    try:
+        missing = asking(archive, tmp_path / "cache").missing("debian", "bookworm", (installed,))
+    finally:
+        archive.publish(INDEX)
+    assert [u.available for u in missing] == ["3.20260210.1~deb12u1"]
 
 
 def test_what_is_not_known_is_never_none(archive: Archive, tmp_path: Path) -> None:

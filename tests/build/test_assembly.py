@@ -8,15 +8,16 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from kiosk.build import census, clean, image
+from kiosk.build import census, clean, ext4, image
 from kiosk.build.book import Book
 from kiosk.build.image import full_disk
 from kiosk.build.version import Making, Origin, Timing, next_version
 from kiosk.config import Settings
-from kiosk.errors import StorageError
+from kiosk.errors import BuildError, StorageError
 from kiosk.files import sha256, storage_errors
 from kiosk.model.census import read_files
 from kiosk.model.manifest import ImageManifest
@@ -132,6 +133,37 @@ def test_nothing_of_the_build_and_no_identity_is_in_the_image(tree: Maker, tmp_p
     statement = json.loads((staged / "provenance.json").read_text())
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     assert "disk.raw" in [s["name"] for s in statement["subject"]]
+
+
+def test_a_file_that_claims_a_terabyte_is_refused_before_it_is_read(tree: Maker, tmp_path: Path) -> None:
+    root = tree("tree")
+    with (root / "usr/lib/lastlog").open("wb") as f:
+        f.truncate(1 << 40)
+    with pytest.raises(BuildError, match=r"1024\.. GiB .* than 128 GiB; the largest is /usr/lib/lastlog"):
+        make_version(root, tmp_path / "a")
+    ext4.refuse_too_large(root, 2 << 40)
+
+
+def test_folders_count_as_what_is_in_them_whatever_the_host_has_for_them(tmp_path: Path) -> None:
+    """A folder of ext4 stays as large as it once was; other file systems count in other ways."""
+    for name, many in (("before", 500), ("fresh", 0)):
+        (tmp_path / name / "folder").mkdir(parents=True)
+        for number in range(many):
+            (tmp_path / name / "folder" / f"{number}-{'n' * 100}").touch()
+        for left in (tmp_path / name / "folder").iterdir():
+            left.unlink()
+        (tmp_path / name / "folder/file").write_bytes(b"x")
+    before, fresh = (ext4.measure(tmp_path / name) for name in ("before", "fresh"))
+    assert (before.inodes, before.blocks) == (fresh.inodes, fresh.blocks) == (3, 5)
+
+
+def test_large_folders_have_room(tmp_path: Path) -> None:
+    (tmp_path / "tree/folder").mkdir(parents=True)
+    for number in range(1_000):
+        (tmp_path / "tree/folder" / f"{number:05}-{'n' * 200}").touch()
+    assert ext4.measure(tmp_path / "tree").blocks == 2 + 1 + -(-1_000 // (4096 // 216))
+    ext4.make(tmp_path / "tree", tmp_path / "image", uuid=str(UUID(int=1)), label="root", date=DATE)
+    run(["e2fsck", "-fn", tmp_path / "image"], timeout=60)
 
 
 def test_a_tree_is_told_apart_by_anything_that_a_guest_can_see(tree: Maker) -> None:

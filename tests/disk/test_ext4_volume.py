@@ -20,7 +20,7 @@ from kiosk.disk import ext4
 from kiosk.disk.ext4 import Ext4Volume
 from kiosk.disk.folder import FolderVolume
 from kiosk.disk.volume import SparseVolume
-from kiosk.errors import CorruptError, KioskError
+from kiosk.errors import CorruptError, KioskError, UsageError
 from tests.disk.trees import listing, mkfs, mounted, plant
 
 Listing = dict[bytes, tuple[object, ...]]
@@ -188,6 +188,32 @@ def test_a_damaged_file_system_is_named_with_what_is_wrong(tree: Path, tmp_path:
         ext4.recover(image)
     assert image.read_bytes() == before
     with pytest.raises(CorruptError, match=r"fs: /usr/bin: .*not in use"), opened(image) as volume:
+        list(volume.nodes())
+
+
+def test_folders_too_deep_are_no_damage_and_told_with_the_beginning_of_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ext4.volume, "MAX_DEPTH", 30)
+    (tmp_path / "tree").joinpath(*["nested"] * 32).mkdir(parents=True)
+    image = mkfs(tmp_path / "tree", tmp_path / "image")
+    with opened(image) as volume, pytest.raises(UsageError, match="nested more than 30 deep") as e:
+        list(volume.nodes())
+    assert e.value.where is not None
+    assert e.value.where.endswith("...")
+    assert "/nested/nested" in e.value.where
+
+
+def test_paths_that_would_fill_the_memory_end_the_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ext4.volume, "MAX_TEXT", 20_000)
+    folder = (tmp_path / "tree").joinpath(*["nested" * 20] * 10)
+    folder.mkdir(parents=True)
+    for number in range(20):
+        (folder / str(number)).touch()
+    image = mkfs(tmp_path / "tree", tmp_path / "image")
+    with opened(image) as volume, pytest.raises(CorruptError, match="longer names than can be"):
         list(volume.nodes())
 
 

@@ -11,7 +11,7 @@ import pytest
 from kiosk.disk import descent
 from kiosk.disk.folder import FolderVolume
 from kiosk.disk.volume import Node, SparseVolume
-from kiosk.errors import CorruptError, StorageError
+from kiosk.errors import StorageError, UsageError
 
 
 def by_path(volume: FolderVolume) -> dict[bytes, Node]:
@@ -74,7 +74,9 @@ def test_a_link_to_a_folder_is_not_entered_and_a_file_that_became_one_is_not_rea
         list(volume.read(found[b"/etc/secret"]))
 
 
-def test_folders_too_deep_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_too_deep_are_told_with_the_beginning_of_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(descent, "MAX_DEPTH", 30)
     fd = os.open(tmp_path, os.O_RDONLY)
     for _ in range(31):
@@ -83,8 +85,9 @@ def test_folders_too_deep_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyP
         os.close(fd)
         fd = below
     os.close(fd)
-    with pytest.raises(CorruptError, match="deep"):
+    with pytest.raises(UsageError, match="nested more than 30 deep") as e:
         list(FolderVolume(tmp_path).nodes())
+    assert e.value.where == ("/" + "d" * 20) * 4 + "/" + "d" * 15 + "..."
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import bz2
 import gzip
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
 
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, KioskError, NotFoundError, PolicyError, UsageError
+from kiosk.exchange import budget
 from kiosk.exchange.imported import Imported, Wanted, import_file
 from kiosk.files import sha256
 from kiosk.model.manifest import ImageManifest
@@ -102,6 +104,69 @@ def test_a_system_that_can_be_read_as_data_is_named_and_its_files_are_listed(
     packages = json.loads((done.folder / "packages.json").read_bytes())
     assert [(p["name"], p["version"]) for p in packages] == [("bash", "5.2")]
     assert "pkg:deb/debian/bash@5.2" in (done.folder / "sbom.json").read_text()
+
+
+def system_disk(tmp_path: Path) -> Path:
+    """A disk with a system, a file with more holes than its disk has bytes, one with some, and one of three names."""
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
+    (tree / "log").mkdir()
+    for name, size in (("lastlog", 1 << 40), ("some", 2 * MIB)):
+        with (tree / "log" / name).open("wb") as f:
+            f.write(b"begin")
+            f.truncate(size)
+    (tree / "log/a").write_bytes(bytes(range(256)) * 12000)
+    (tree / "log/b").hardlink_to(tree / "log/a")
+    (tree / "log/c").hardlink_to(tree / "log/a")
+    run(["mkfs.ext4", "-q", "-d", tree, tmp_path / "d", "8M"], timeout=60)
+    return tmp_path / "d"
+
+
+def digests(done: Imported) -> dict[str, str | None]:
+    """The digests of the files below /log."""
+    rows = json.loads((done.folder / "files.json").read_bytes())
+    return {Path(row["path"]).name: row.get("digest") for row in rows if row["path"].startswith("/log/")}
+
+
+def test_holes_that_claim_more_than_a_disk_has_are_not_read_and_files_of_more_names_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = system_disk(tmp_path)
+    monkeypatch.setattr(budget, "AGAIN", 0)
+    monkeypatch.setattr(
+        budget, "MOST_HOLES", 2 * MIB
+    )  # with 8 MiB of the disk: too little for /log/a three times
+    begin = time.process_time()
+    done = import_file(settings, disk, wanted(format="raw"))
+    assert time.process_time() - begin < 10
+    assert (done.unread, done.manifest.os) == (None, "debian")
+    found = digests(done)
+    assert found["lastlog"] is None
+    assert found["some"] == sha256(tmp_path / "tree/log/some")[7:39]
+    assert found["a"] == found["b"] == found["c"] == sha256(tmp_path / "tree/log/a")[7:39]
+    monkeypatch.setattr(budget, "MOST_HOLES", MIB)
+    again = import_file(settings, disk, Wanted("other", format="raw"))
+    assert (digests(again)["some"], digests(again)["a"]) == (None, found["a"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "says"),
+    [
+        ("MOST_FILES", 5, "it has more than 5 files"),
+        ("MOST_TEXT", 50, "the names of its files have more than 50 bytes"),
+        ("MOST_SECONDS", -1.0, "it was not read in"),
+    ],
+)
+def test_what_is_beyond_the_budget_is_kept_unread_and_told(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, says: str
+) -> None:
+    monkeypatch.setattr(budget, limit, value)
+    done = import_file(settings, system_disk(tmp_path), wanted(format="raw"))
+    assert done.unread is not None
+    assert done.unread.startswith(f"beyond the budget: {says}")
+    assert (done.manifest.os, set(done.manifest.artifacts)) == ("unknown", {"disk", "provenance"})
+    assert not (done.folder / "files.json").exists()
 
 
 def test_a_disk_with_an_encrypted_partition_is_refused(

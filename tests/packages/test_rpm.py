@@ -13,7 +13,7 @@ from kiosk.model.census import Package
 from kiosk.model.changes import direction
 from kiosk.model.changes import packages as compare
 from kiosk.packages import installed
-from kiosk.run import CommandError, bounded, run
+from kiosk.run import run
 from tests.packages.trees import Rpm, dpkg_tree, rpm_tree, stanza
 
 OPENSSL = Rpm("openssl", "3.0.7", "27.el9", epoch=1, licence="ASL 2.0")
@@ -112,12 +112,12 @@ def test_without_the_program_the_package_that_has_it_is_named(
         installed(root, tmp_path)
 
 
-def test_a_program_that_prints_without_end_is_ended() -> None:
-    with pytest.raises(CommandError, match="printed more than 1000 bytes"):
-        bounded(["yes"], timeout=60, most=1000)
-    with pytest.raises(CommandError, match="not done after"):
-        bounded(["sleep", "60"], timeout=0.2, most=1000)
-    assert bounded(["echo", "x"], timeout=60, most=2) == ("x\n", "")
+def test_a_database_without_an_end_is_damage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kiosk.packages.rpm.LARGEST_LIST", 100)
+    with pytest.raises(CorruptError, match="no end of it in 300 s and 100 bytes"):
+        installed(root, tmp_path)
 
 
 def test_versions_go_up_and_down_as_rpm_has_it() -> None:

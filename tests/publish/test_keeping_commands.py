@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
+import pytest
+
+from kiosk import files
 from kiosk.store.api import DirectoryStore
 from kiosk.store.objects import path_of
 from tests.publish.test_commands import Terminal, terminal
-from tests.simulators.published import PASSPHRASE, ready
+from tests.simulators.published import PASSPHRASE, build_image, ready
 
 __all__ = ["terminal"]
 
@@ -37,6 +41,26 @@ def test_prune(terminal: Terminal, tmp_path: Path) -> None:
     assert terminal.json("store", "prune", "--grace", 0)["removed"] > 8
     assert terminal.json("store", "stats")["unnamed"] == 0
     assert terminal.run("store", "verify")[0] == 0
+
+
+@pytest.mark.parametrize("command", [["publish", "worker@2"], ["store", "prune"], ["resign"]], ids=" ".join)
+def test_commands_wait_for_another_kiosk_as_long_as_they_are_told(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    kiosk = ready(tmp_path / "kiosk")
+    build_image(kiosk.settings, version="2")
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE)
+    terminal.set("KIOSK_PASSPHRASE_FILE", tmp_path / "passphrase")
+    terminal.set("KIOSK_HOME", kiosk.settings.home)
+    audit = ["--without-audit", "no root file system in it"] if command[0] == "publish" else []
+    with contextlib.ExitStack() as other:
+        other.enter_context(files.locked(kiosk.settings.repository.with_name(".repository.lock"), what="x"))
+        code, _, err = terminal.run(*command, *audit)
+        assert (code, "another kiosk is already working on" in err) == (4, True)
+        monkeypatch.setattr(
+            files.time, "sleep", lambda _: other.close()
+        )  # it has finished when it is asked again
+        assert terminal.run(*command, *audit, "--wait", 60)[0] == 0
 
 
 def test_the_rule_may_stand_in_the_settings(terminal: Terminal, tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_the_agent_is_confined(tmp_path: Path) -> None:
     assert "OK" in said
 
 
+def test_snapshots_at_the_same_moment_wait_for_each_other() -> None:
+    shared = [call for call in calls() if {"publish", "prune"} & set(call)]
+    assert len(shared) == 2
+    assert all(any(word.startswith("--wait=") for word in call) for call in shared)
+
+
 def test_host_keys_are_made_before_an_ssh_server_that_a_socket_starts(tmp_path: Path) -> None:
     unit = Path(__file__).parents[2] / "contextualize/systemd/kiosk-ssh-keys.service"
     (tmp_path / unit.name).write_text(unit.read_text())

@@ -11,7 +11,7 @@ import stat
 from array import array
 from collections.abc import Iterator
 
-from kiosk.disk.descent import shown
+from kiosk.disk.descent import shown, too_deep
 from kiosk.disk.ext4.attributes import INLINE_DATA, attributes
 from kiosk.disk.ext4.inodes import ENCRYPTED, EXTENTS, INLINE, Inode, Inodes
 from kiosk.disk.ext4.layout import ROOT, Layout
@@ -22,6 +22,8 @@ from kiosk.disk.volume import MAX_DEPTH, PIECE, Node, filled
 from kiosk.errors import CorruptError
 
 MAX_NAMES = 10_000_000
+MAX_TEXT = 1 << 30
+"""Bytes of all paths together."""
 MAX_FOLDER = 1 << 30
 """Bytes of one folder's blocks."""
 _INLINE_FOLDER = 4
@@ -61,7 +63,7 @@ class Ext4Volume:
 
     def nodes(self) -> Iterator[Node]:
         names = array("I", bytes(4 * (self._layout.inodes + 1)))
-        left = MAX_NAMES
+        left, text = MAX_NAMES, MAX_TEXT
         waiting: list[tuple[bytes, int, int]] = [(b"/", ROOT, 0)]
         while waiting:
             path, number, depth = waiting.pop()
@@ -79,8 +81,11 @@ class Ext4Volume:
                 with _naming(path, self._where):
                     children = self._children(inode)
                     left -= len(children)
-                    if left < 0 or (children and depth == MAX_DEPTH):
-                        raise self._layout.damage("there are more names or levels of folders than can be")
+                    text -= sum(len(path) + 1 + len(name) for name, _ in children)
+                    if left < 0 or text < 0:
+                        raise self._layout.damage("there are more or longer names than can be")
+                    if children and depth == MAX_DEPTH:
+                        raise too_deep(path, MAX_DEPTH, self._where)
                 below = path if path.endswith(b"/") else path + b"/"
                 waiting.extend((below + name, child, depth + 1) for name, child in children)
 

@@ -28,7 +28,7 @@ from tuf.api.serialization.json import JSONSerializer
 
 from kiosk import clock
 from kiosk.errors import NotFoundError, UsageError
-from kiosk.files import locked, write
+from kiosk.files import waiting, write
 from kiosk.trust.names import how_to_delegate, role_patterns, served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.periods import read_periods
@@ -46,15 +46,19 @@ class Signature:
 
 
 class Repository:
-    """A repository's folder together with the keys that sign it. Call its methods inside `locked()`."""
+    """A repository's folder together with the keys that sign it. Call its methods inside `locked()`, which waits for
+    another kiosk up to `wait` seconds."""
 
-    def __init__(self, folder: Path, keys: Keys, ask: Ask, now: clock.Clock = clock.now) -> None:
+    def __init__(
+        self, folder: Path, keys: Keys, ask: Ask, now: clock.Clock = clock.now, *, wait: float = 0
+    ) -> None:
         self.folder = folder
         self.metadata = folder / "metadata"
         self.keys = keys
         self.now = now
         self.periods = read_periods(keys.folder / "periods.json")
         self._ask = ask
+        self._wait = wait
         self._floors = Floors(keys.folder / "published.json")
         self._anchor = keys.folder / "root.json"
         self._opened: dict[str, CryptoSigner] = {}
@@ -62,9 +66,9 @@ class Repository:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the repository's lock; BusyError when another kiosk is signing."""
+        """Holds the repository's lock; BusyError when another kiosk is still signing after `wait` seconds."""
         lock = self.folder.with_name(f".{self.folder.name}.lock")
-        with locked(lock, what=f"the repository {self.folder}"):
+        with waiting(lock, what=f"the repository {self.folder}", seconds=self._wait):
             self._state = None
             yield
 
