@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from kiosk import run
 from kiosk.errors import MissingToolError
 from kiosk.log import logger
 from kiosk.model.rollout import Rollout
+from kiosk.pipe import told
 from kiosk.rollout.health import Answer
 
 log = logger(__name__)
@@ -26,11 +26,11 @@ def ask(argv: Sequence[str] | None, rollout: Rollout, timeout: float) -> Answer:
     words = [*argv, rollout.name, rollout.version]
     env = {"ROLLOUT_BEFORE": rollout.before or "", "ROLLOUT_SHARE": str(rollout.share)}
     try:
-        run.bounded(words, timeout=timeout, most=1 << 16, env=env)
-    except run.CommandError as e:
-        log.info("%s", e)
-        return "bad" if e.status == 1 else "unknown"
+        ended = told(words, timeout=timeout, env=env)
     except (MissingToolError, OSError, subprocess.SubprocessError) as e:
         log.warning("%s", e)
         return "unknown"
-    return "good"
+    if ended.late or ended.status not in (0, 1):
+        log.warning("%s ended with %d: %s", words[0], ended.status, ended.text[-500:])
+        return "unknown"
+    return "bad" if ended.status else "good"
