@@ -70,6 +70,9 @@ FlavourName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$"
 FlavourText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,2}/[1-9][0-9]{0,4}/[1-9][0-9]{0,4}$")]
 
 
+FLEET = ("fleet_database", "lease_copies", "origin_budget")
+
+
 class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
@@ -82,6 +85,8 @@ class Settings(BaseModel):
     for other BitTorrent clients.
     `flavours` are the user's own names for CORES/MEMORY/SCRATCH in GiB. `agent` is the table that
     `kiosk agent` reads (docs/agent.md).
+    `fleet_database` is a database's URL (None: fleet.sqlite in `home`). At most `lease_copies` hosts at a time read
+    a version from the kiosk itself while others share it, and `origin_budget` bytes an hour (None: no limit).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,6 +109,9 @@ class Settings(BaseModel):
     s3_region: str | None = None
     flavours: dict[FlavourName, FlavourText] = Field(default_factory=dict)
     agent: dict[str, Any] = Field(default_factory=dict)
+    fleet_database: str | None = Field(default=None, repr=False)
+    lease_copies: Annotated[int, Field(ge=1, le=100)] = 2
+    origin_budget: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def s3(self) -> S3Options:
@@ -131,6 +139,11 @@ class Settings(BaseModel):
         return self.home / "keys"
 
     @property
+    def fleet_key(self) -> Path:
+        """The key from which hosts' tokens follow."""
+        return self.home / "fleet.key"
+
+    @property
     def host(self) -> Path:
         """A hypervisor's cache of verified images and layers."""
         return self.home / "host"
@@ -149,7 +162,7 @@ def load(path: Path | None = None) -> Settings:
     settings = read_toml(file, Settings) if file else Settings()
     over = {
         key: os.environ[f"KIOSK_{key.upper()}"]
-        for key in ("home", "url", "proxy", "root", "recipes", "cache", "s3_endpoint", "s3_region")
+        for key in ("home", "url", "proxy", "root", "recipes", "cache", "s3_endpoint", "s3_region", *FLEET)
         if os.environ.get(f"KIOSK_{key.upper()}")
     }
     return Settings.model_validate({**settings.model_dump(), **over})

@@ -1,4 +1,4 @@
-"""`kiosk serve`: the repository over plain HTTP."""
+"""`kiosk serve`: the repository over plain HTTP, and what a fleet of hypervisors needs besides."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ def serve(
     ctx: typer.Context,
     listen: Annotated[str, typer.Option("--listen", help="HOST:PORT to listen on.")] = "127.0.0.1:8080",
 ) -> None:
-    """Serve the repository over plain HTTP until Ctrl-C.
+    """Serve the repository, the fleet's calls, change events and the swarm's tracker until Ctrl-C.
 
-    Clients need no more: everything that they fetch is verified against signatures. A large site puts
-    nginx in its place, with the same headers.
+    Clients that only read need no more than the files: everything that they fetch is verified against
+    signatures. A large site puts nginx in front (server/nginx/kiosk.conf). See docs/fleet.md.
 
     Example: `kiosk serve --listen 0.0.0.0:8080`
     """
-    from kiosk.serve import static
+    from kiosk.serve import app
 
-    root = settings(ctx).repository
-    if not root.is_dir():
-        raise NotFoundError("there is no repository", where=str(root), hint="Make one with: kiosk init")
+    s = settings(ctx)
+    if not s.repository.is_dir():
+        raise NotFoundError(
+            "there is no repository", where=str(s.repository), hint="Make one with: kiosk init"
+        )
     host, port = address(listen)
     try:
-        server = static.serve(root, host, port)
+        server = app.server(s, (host, port))
     except OSError as e:
         raise NetworkError(f"can't listen: {e.strerror}", where=listen) from None
     with server:
-        say(f"Serving {root} on http://{host if ':' not in host else f'[{host}]'}:{server.server_port}/")
+        shown = host if ":" not in host else f"[{host}]"
+        say(f"Serving {s.repository} on http://{shown}:{server.server_port}/")
         server.serve_forever()
 
 

@@ -15,13 +15,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
 
@@ -33,6 +31,7 @@ from kiosk.mirror import state as states
 from kiosk.mirror.target import FolderTarget, check, missing
 from kiosk.place import Folder, Place
 from kiosk.serve import static
+from kiosk.serve.listen import Server
 from kiosk.store.cache import Flights
 from kiosk.store.objects import MissingObject
 from kiosk.trust.client import TrustedRepository
@@ -50,6 +49,8 @@ REST = 30.0
 WAIT = 10.0
 """Seconds that a reader waits for upstream before he gets what is here."""
 TRIES = 3
+READERS = 128
+"""Answers at a time that may wait for upstream."""
 OBJECT = re.compile(r"/objects/[0-9a-f]{2}/([0-9a-f]{64})")
 STATE = re.compile(r"/metadata/(?:timestamp|[0-9]+\.root)\.json")
 
@@ -152,25 +153,21 @@ def _download_errors(url: str) -> Iterator[None]:
         raise network(e, url) from None
 
 
-class Site(static.Server):
-    """The server. `serve_forever` runs it."""
+class Site:
+    """What is done before an answer: whatever it needs is got."""
 
-    def __init__(self, address: tuple[str, int], folder: Path, metadata: Metadata, objects: Objects) -> None:
+    def __init__(self, folder: Path, metadata: Metadata, objects: Objects) -> None:
+        self.folder = folder
         self.metadata = metadata
         self.objects = objects
-        super().__init__(address, folder)
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Answers one connection."""
-        _Handler(request, client_address, self)
-
-    def prepare(self, path: str, *, doubted: bool) -> HTTPStatus | None:
+    def prepare(self, path: str, doubted: bool) -> HTTPStatus | None:
         """Gets what an answer needs; the status of the answer when there can be no other."""
         found = OBJECT.fullmatch(path)
         if found is None:
             if STATE.fullmatch(path):
                 self.metadata.refresh()
-            nothing = not (self.root / "metadata" / "timestamp.json").exists()
+            nothing = not (self.folder / "metadata" / "timestamp.json").exists()
             return HTTPStatus.GATEWAY_TIMEOUT if nothing else None
         try:
             self.objects.get(found[1], doubted=doubted)
@@ -188,19 +185,6 @@ class Site(static.Server):
         return None
 
 
-class _Handler(static.Handler):
-    server: Site
-
-    def _answer(self, *, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        doubted = "no-cache" in self.headers.get("Cache-Control", "")
-        refused = self.server.prepare(path, doubted=doubted) if static.SERVED.fullmatch(path) else None
-        if refused is None:
-            super()._answer(body=body)
-        else:
-            self._nothing(refused)
-
-
 @contextlib.contextmanager
 def serving(
     settings: Settings,
@@ -210,7 +194,7 @@ def serving(
     *,
     root: bytes | None = None,
     proxy: str | None = None,
-) -> Iterator[Site]:
+) -> Iterator[Server]:
     """A read-through mirror that is bound and listens; it holds the mirror's lock."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,10 +202,10 @@ def serving(
     with states.kept(settings, Folder(folder)) as notes:
         trusted = states.repository(settings, notes, url, root, proxy)
         objects = Objects(lambda: fetcher(str(url), proxy, settings.s3), folder)
-        Site.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        site = Site(folder, Metadata(trusted, folder), objects)
         try:
-            site = Site(address, folder, Metadata(trusted, folder), objects)
+            server = Server(static.Files(folder, prepare=site.prepare, threads=READERS), address)
         except OSError as e:
             raise NetworkError(f"can't listen: {e.strerror}", where=f"{address[0]}:{address[1]}") from None
-        with site:
-            yield site
+        with server:
+            yield server

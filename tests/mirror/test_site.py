@@ -18,6 +18,7 @@ from kiosk.errors import BusyError, CorruptError, NetworkError, UsageError, Veri
 from kiosk.mirror import site
 from kiosk.model.names import parse_ref
 from kiosk.place import place
+from kiosk.serve.listen import Server
 from kiosk.store.api import DirectoryStore, HttpStore, MissingObject
 from kiosk.store.http import Patience
 from kiosk.store.objects import path_of
@@ -35,7 +36,7 @@ class Site:
 
     kiosk: Kiosk
     origin: http.Faulty
-    server: site.Site
+    server: Server
     folder: Path
 
     @property
@@ -73,10 +74,9 @@ def mirrored(kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             ("127.0.0.1", 0),
             root=kiosk.root.read_bytes(),
         ) as server,
+        server.running(),
     ):
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield Site(kiosk, origin, server, folder)
-        server.shutdown()
 
 
 @pytest.fixture

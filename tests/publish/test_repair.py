@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -86,10 +85,8 @@ def test_a_mirror_over_http_gives_objects_and_manifests_back(kiosk: Kiosk, tmp_p
     lost = next((kiosk.settings.repository / "targets/images/worker").iterdir())
     lost.unlink()
     flip(every(kiosk, "packs")[0])
-    with static.serve(tmp_path / "mirror", "127.0.0.1", 0) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        done = repair(kiosk.settings, f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with static.serve(tmp_path / "mirror", "127.0.0.1", 0) as server, server.running() as url:
+        done = repair(kiosk.settings, url)
     assert (len(done.mends), done.left) == (2, [])
     assert files(kiosk) == right
 

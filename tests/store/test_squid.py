@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,34 +13,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from kiosk.errors import KioskError
 from kiosk.serve import squid, static
+from kiosk.serve.listen import Server
 from kiosk.store.api import HttpStore
 from kiosk.store.fetch import Seed, fetch
 from kiosk.store.objects import path_of
 from tests.store.files import Repository, content
 
 
-class Origin(static.Server):
-    """The kiosk's own server, which also counts what it is asked and can be slow."""
+class Origin(static.Files):
+    """The kiosk's own files, which also counts what it is asked and can be slow."""
 
     asked: list[str]
     pause = 0.0
 
-    def finish_request(self, request: object, client_address: object) -> None:
-        origin = self
-
-        class Handler(static.Handler):
-            def _answer(self, *, body: bool) -> None:
-                origin.asked.append(f"{self.path} {self.headers.get('If-None-Match', '')}".strip())
-                time.sleep(origin.pause)
-                super()._answer(body=body)
-
-        Handler(request, client_address, self)  # type: ignore[arg-type]
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        tag = dict(scope["headers"]).get(b"if-none-match", b"")
+        self.asked.append(f"{scope['path']} {tag.decode()}".strip())
+        await asyncio.sleep(self.pause)
+        await super().__call__(scope, receive, send)
 
 
 @dataclass
@@ -72,16 +69,14 @@ class Site:
 def site(folder: Path) -> Iterator[Site]:
     repository = Repository(folder)
     (folder / "repository" / "metadata").mkdir(parents=True)
-    origin = Origin(("127.0.0.1", 0), folder / "repository")
+    origin = Origin(folder / "repository")
     origin.asked = []
-    threading.Thread(target=origin.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    url = f"http://127.0.0.1:{origin.server_port}"
-    try:
-        with squid.running(folder / "squid", port=squid.free_port(), kiosk=url, cache_mb=100) as proxy:
-            yield Site(repository, origin, url, proxy, folder / "squid" / "access.log")
-    finally:
-        origin.shutdown()
-        origin.server_close()
+    with (
+        Server(origin, ("127.0.0.1", 0)) as server,
+        server.running() as url,
+        squid.running(folder / "squid", port=squid.free_port(), kiosk=url, cache_mb=100) as proxy,
+    ):
+        yield Site(repository, origin, url, proxy, folder / "squid" / "access.log")
 
 
 @pytest.fixture(scope="module")
