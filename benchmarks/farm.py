@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.network import Host, Network
+from benchmarks.network import Host
 from kiosk import data
 from kiosk.errors import NetworkError
 from kiosk.run import CommandError, detached, ended, run, service
@@ -28,6 +28,8 @@ IMAGE = "bench"
 PORT, PROXY_PORT = 8080, 3128
 START = 60.0
 BLOCK = 1 << 20
+GIGABIT = 1_000_000_000
+PROJECT = Path(__file__).parent.parent
 
 
 @dataclass
@@ -124,10 +126,11 @@ class Hypervisor:
         return bool(found.get("timestamp")) and found.get("state") == "idle" and bool(found.get("connected"))
 
     def sync(self) -> subprocess.Popen[bytes]:
-        """Starts `kiosk sync`: plain HTTP."""
+        """Starts `kiosk sync`: plain HTTP, as patient with its links as it is at 1 Gbit/s."""
         options = ["--root", str(self.origin.root), *(["--proxy", self.proxy] if self.proxy else [])]
-        argv = [*self.host.inside, *KIOSK, "sync", *options]
-        return detached(argv, log_to=self.log, cwd=self.home, env=self.env)
+        slower = str(max(1.0, GIGABIT / self.host.rate))
+        argv = [*self.host.inside, sys.executable, "-m", "benchmarks.scaled", slower, "sync", *options]
+        return detached(argv, log_to=self.log, cwd=PROJECT, env=self.env)
 
     def agent(self) -> subprocess.Popen[bytes]:
         """Starts `kiosk agent`."""
@@ -207,4 +210,3 @@ while True:
             raise
         time.sleep(0.05)
 """
-

@@ -139,7 +139,9 @@ def _measure(row: Row, farm: Farm, net: Network, folder: Path) -> None:
         row.busy = round(watch.busy(), 3)
         if len(watch.done) < row.agents:
             late = next(h for h in hosts if h.name not in watch.done)
-            row.failed = f"{row.agents - len(watch.done)} of {row.agents} did not finish; {late.name}: {late.said()}"
+            row.failed = (
+                f"{row.agents - len(watch.done)} of {row.agents} did not finish; {late.name}: {late.said()}"
+            )
 
 
 def _idle(hosts: Sequence[Hypervisor], processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -256,7 +258,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure how a farm gets a new image.")
     parser.add_argument("--agents", type=int, nargs="+", help=f"how many ({' '.join(map(str, AGENTS))})")
     parser.add_argument("--way", nargs="+", choices=WAYS, help="which ways (all)")
-    parser.add_argument("--quick", action="store_true", help="3 agents, a small image: whether it works at all")
+    parser.add_argument(
+        "--quick", action="store_true", help="3 agents, a small image: whether it works at all"
+    )
     parser.add_argument("--size", type=int, default=32, help="the image, MiB (32)")
     parser.add_argument("--link", type=float, default=8, help="a host's link, Mbit/s (8)")
     parser.add_argument("--origin-link", type=float, help="the kiosk's link, Mbit/s (as a host's)")
@@ -299,7 +303,8 @@ def _run(given: argparse.Namespace) -> None:
     if output == RESULTS:
         from benchmarks import swarm_plot  # needs the extra `bench`
 
-        swarm_plot.draw(found, PLOT)
+        simulated = RESULTS.with_name("simulation.json")
+        swarm_plot.draw(found, PLOT, json.loads(simulated.read_bytes()) if simulated.exists() else None)
     if given.json:
         emit(found)
     else:

@@ -29,7 +29,9 @@ def _last(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> Goal:
 
 def _copies(size: int, rows: Sequence[Mapping[str, Any]]) -> Goal:
     what = "the kiosk sends at most 3 copies, however many agents"
-    sent = {row["agents"]: row["origin_bytes"] / size for row in rows if row["way"] == "agent" and row["done"]}
+    sent = {
+        row["agents"]: row["origin_bytes"] / size for row in rows if row["way"] == "agent" and row["done"]
+    }
     if not sent:
         return Goal(what, "not measured", None)
     most = max(sent, key=lambda n: sent[n])
