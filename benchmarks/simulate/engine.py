@@ -201,9 +201,9 @@ class Swarm:
         if not len(due):
             return
         drop = np.zeros(len(self.moving.left), bool)
-        where: dict[int, list[int]] = {}
-        for at in np.flatnonzero(np.isin(self.moving.source, due)):
-            where.setdefault(int(self.moving.source[at]), []).append(int(at))
+        serves: dict[int, list[int]] = {}
+        for row in np.flatnonzero(np.isin(self.moving.source, due)):
+            serves.setdefault(int(self.moving.source[row]), []).append(int(row))
         sources: list[int] = []
         targets: list[int] = []
         for host in due:
@@ -215,7 +215,7 @@ class Swarm:
                 near = near[np.argsort(-self.given[host, near], kind="stable")]
             best = near[: self.farm.slots - 1]
             chosen = {int(one) for one in [*best, *self.chance.permutation(near[len(best) :])[:1]]}
-            for at in where.get(int(host), ()):
+            for at in serves.get(int(host), ()):
                 served = int(self.moving.target[at])
                 drop[at] = served not in chosen
                 chosen.discard(served)
