@@ -23,6 +23,7 @@ from kiosk.errors import NetworkError
 from kiosk.run import CommandError, detached, ended, run, service
 from kiosk.serve.squid import adapted
 
+SCALED = [sys.executable, "-m", "benchmarks.scaled"]
 KIOSK = [sys.executable, "-m", "kiosk"]
 IMAGE = "bench"
 PORT, PROXY_PORT = 8080, 3128
@@ -77,7 +78,8 @@ class Origin:
 
     def publish(self) -> float:
         """Publishes it. Returns when that was done, by the monotonic clock."""
-        self.kiosk("publish", IMAGE, "--without-audit", "made of noise, for a benchmark")
+        words = ["publish", IMAGE, "--without-audit", "made of noise, for a benchmark"]
+        run([*SCALED, "1", *words], timeout=600, env=self.env, cwd=PROJECT)
         return time.monotonic()
 
     @contextlib.contextmanager
@@ -129,7 +131,7 @@ class Hypervisor:
         """Starts `kiosk sync`: plain HTTP, as patient with its links as it is at 1 Gbit/s."""
         options = ["--root", str(self.origin.root), *(["--proxy", self.proxy] if self.proxy else [])]
         slower = str(max(1.0, GIGABIT / self.host.rate))
-        argv = [*self.host.inside, sys.executable, "-m", "benchmarks.scaled", slower, "sync", *options]
+        argv = [*self.host.inside, *SCALED, slower, "sync", *options]
         return detached(argv, log_to=self.log, cwd=PROJECT, env=self.env)
 
     def agent(self) -> subprocess.Popen[bytes]:

@@ -1,7 +1,8 @@
-"""`kiosk`, as patient as a slow link needs: `python -m benchmarks.scaled FACTOR WORDS...`.
+"""`kiosk` in a small model of a farm: `python -m benchmarks.scaled FACTOR WORDS...`.
 
 kiosk gives an object up that comes more slowly than any real farm's would. The benchmark's links are slower than
-real ones by FACTOR, and so this limit is, too.
+real ones by FACTOR, and so this limit is, too. Its image is smaller than a real one, and so are the objects that it is
+published in: a real image has thousands, and how many there are decides how well hosts can exchange them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import functools
 import sys
 
 from kiosk.cli.main import main
-from kiosk.store import http
+from kiosk.store import http, packer
+
+OBJECT = 64
+"""Blocks in an object: 256 KiB."""
 
 
 def run() -> None:
@@ -23,6 +27,7 @@ def run() -> None:
         read=usual.read * factor,
         slowest=usual.slowest / factor,
     )
+    packer.PACK = OBJECT
     sys.argv[:] = ["kiosk", *sys.argv[2:]]
     main()
 

@@ -41,9 +41,8 @@ SAMPLE = 512 * MIB
 TROUBLE = Trouble(vanish=0.2, slow=0.05)
 CLOSE = 0.25
 """So far may a prediction be off."""
-PIECES = 4
-"""In a small object, as the torrents have them: pieces of 1 MiB. Large farms are simulated with whole objects,
-which is slower than the truth."""
+OBJECT = 256 << 10
+"""What benchmarks/scaled.py publishes a small image in."""
 PUBLISHED = 30 * 60.0
 """Seconds that a published farm of this kind took for 10 GB to 450 hosts."""
 
@@ -72,7 +71,7 @@ def as_measured(found: Mapping[str, Any], row: Mapping[str, Any], fast: float) -
     return Farm(
         hosts=row["agents"],
         size=farm.size,
-        pieces=PIECES,
+        object_size=OBJECT,
         link=farm.link / 8,
         origin=farm.origin_link / 8,
         racks=Racks(0, 0.0),

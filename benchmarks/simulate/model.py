@@ -60,10 +60,10 @@ class Farm:
     papers: float = 0.7e6
     peers: int = 50
     near: int = 25
-    most_peers: int = 100
+    most_peers: int = 80
     interval: float = 30.0
     connect: float = 0.5
-    slots: int = 8
+    slots: int = 12
     choke: float = 15.0
     sources: int = 12
     assembly: float = 200e6
