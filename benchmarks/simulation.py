@@ -270,6 +270,10 @@ def _run(given: argparse.Namespace) -> None:
     found["farm"] = asdict(Farm(hosts=0, size=SIZE, racks=racks, assembly=fast))
     if output is not None:
         files.write(output, (json.dumps(found, indent=1) + "\n").encode())
+    if output == RESULTS and swarm.RESULTS.exists():
+        from benchmarks import swarm_plot  # needs the extra `bench`
+
+        swarm_plot.draw(json.loads(swarm.RESULTS.read_bytes()), swarm.PLOT, found)
     if given.json:
         emit(found)
     else:
