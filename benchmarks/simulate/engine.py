@@ -74,6 +74,8 @@ class Swarm:
         self.choke_at = farm.begin + farm.choke * self.chance.random(n)
         self.moving = Transfers()
         self.holders: dict[int, int] = {}
+        self.reading: dict[int, set[int]] = {}
+        self.spare: dict[int, float] = {}
         self.lease_after = 0.0
         self.origin_bytes = 0.0
         self.now = 0.0
@@ -132,10 +134,10 @@ class Swarm:
             self.alive[host] = False
             self.graph.leave(int(host))
             self.holders.pop(int(host), None)
+            self.reading.pop(int(host), None)
             self.in_swarm[host] = False
             gone = (self.moving.source == host) | (self.moving.target == host)
-            self.busy[self.moving.target[gone], self.moving.piece[gone]] = 0
-            self.moving.keep(~gone)
+            self._let_go(gone)
 
     def _move(self) -> None:
         """Moves bytes, completes pieces, verifies and assembles."""
@@ -172,18 +174,35 @@ class Swarm:
         spare = -moving.left[ended]
         moving.keep(~ended)
         direct = source == self.n
-        for host, first in zip(target[direct], piece[direct], strict=True):
-            self._have(
-                np.full(self.farm.pieces, host), np.arange(first, first + self.farm.pieces, dtype=np.int32)
-            )
+        for host, first, left in zip(target[direct], piece[direct], spare[direct], strict=True):
+            self._read_one(int(host), int(first), float(left))
         swarmed = ~direct
-        self._have(target[swarmed], piece[swarmed])
+        new = swarmed & (self.has[target, piece] == 0)  # the kiosk may have been faster
+        self._have(target[new], piece[new])
         self._again(source[swarmed], target[swarmed], spare[swarmed])
+
+    def _read_one(self, host: int, first: int, spare: float) -> None:
+        """A holder has read an object; what was on its way to it from others is not asked for any more."""
+        self.reading[host].discard(first // self.farm.pieces)
+        self.spare[host] = self.spare.get(host, 0.0) + spare
+        pieces = np.arange(first, first + self.farm.pieces, dtype=np.int32)
+        new = pieces[self.has[host, pieces] == 0]
+        self.busy[host, new] = 1
+        moving = self.moving
+        moving.keep(~((moving.target == host) & (moving.source != self.n) & np.isin(moving.piece, new)))
+        self._have(np.full(len(new), host), new)
 
     def _have(self, host: NDArray[np.integer], piece: Ints) -> None:
         self.has[host, piece] = 1
         np.add.at(self.got, host, 1)
         self.graph.tell(host, piece)
+
+    def _let_go(self, which: NDArray[np.bool_]) -> None:
+        """Transfers that end before they are done: their pieces may be asked for again."""
+        which &= self.moving.target < self.n
+        target, piece = self.moving.target[which], self.moving.piece[which]
+        self.busy[target, piece] = self.has[target, piece]
+        self.moving.keep(~which)
 
     def _again(self, source: Ints, target: Ints, spare: Floats) -> None:
         """The same source gives the next piece at once."""
@@ -222,8 +241,7 @@ class Swarm:
             sources += [int(host)] * len(chosen)
             targets += chosen
         self.given[due] = 0
-        self.busy[self.moving.target[drop], self.moving.piece[drop]] = 0
-        self.moving.keep(~drop)
+        self._let_go(drop)
         source, target = np.array(sources, np.int32), np.array(targets, np.int32)
         self._again(source, target, np.zeros(len(source)))
 
@@ -299,15 +317,16 @@ class Swarm:
 
     def _read_ahead(self, host: int, slot: int) -> None:
         farm = self.farm
-        open_now = int(((self.moving.source == self.n) & (self.moving.target == host)).sum())
-        if open_now >= farm.ahead:
+        reading = self.reading.setdefault(host, set())
+        room = farm.ahead - len(reading)
+        if room <= 0:
             return
-        taken = self.busy[host].reshape(farm.objects, farm.pieces).max(axis=1)
+        there = self.has[host].reshape(farm.objects, farm.pieces).min(axis=1)
+        there[list(reading)] = 1
         first = int(farm.objects * _fraction(slot))
-        todo = np.flatnonzero(np.roll(taken, -first) == 0)[: farm.ahead - open_now]
-        chosen = ((todo + first) % farm.objects * farm.pieces).astype(np.int32)
-        for piece in chosen:
-            self.busy[host, piece : piece + farm.pieces] = 1
+        todo = (np.flatnonzero(np.roll(there, -first) == 0)[:room] + first) % farm.objects
+        reading.update(int(one) for one in todo)
+        chosen = (todo * farm.pieces).astype(np.int32)
         count = len(chosen)
         self.moving.add(
             np.full(count, self.n, np.int32),
@@ -315,6 +334,8 @@ class Swarm:
             chosen,
             np.full(count, farm.piece * farm.pieces),
         )
+        if count:
+            self.moving.left[-count] -= self.spare.pop(host, 0.0)
 
 
 def _occurrence(of: Ints) -> Ints:
