@@ -86,6 +86,7 @@ class Row:
     busy: float = 0.0
     load: float = 0.0
     failed: str = ""
+    note: str = ""
 
 
 def measure(way: str, agents: int, farm: Farm, folder: Path) -> Row:
@@ -235,6 +236,8 @@ def show(farm: Farm, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         if row["failed"]:
             say(f"{row['way']}, {row['agents']} agents: {row['failed']}")
+    for note in sorted({row["note"] for row in rows if row.get("note")}):
+        say(note)
 
 
 def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
