@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -57,6 +58,8 @@ class Host:
 class Network:
     """A bridge; `host` adds hosts to it."""
 
+    _numbers = itertools.count(1)  # a namespace that was removed may be there for a moment yet
+
     def __init__(self) -> None:
         self.bridge = f"kb{os.getpid()}"
         self._count = 0
@@ -64,7 +67,7 @@ class Network:
     def host(self, rate: int, rack: int = 0) -> Host:
         """A new host; those of one `rack` share a /24."""
         self._count += 1
-        name = f"{self.bridge}x{self._count}"
+        name = f"{self.bridge}x{next(self._numbers)}"
         address = str(SUBNET[256 * rack + self._count])
         ip(f"netns add {name}")
         ip(f"link add {name} mtu 1500 type veth peer name eth0 netns {name}")
@@ -109,16 +112,15 @@ def remove(owner: int) -> None:
     mine = [name for number, name in _found() if number == owner]
     for name in mine:
         _empty(name)
-        with contextlib.suppress(CommandError):
-            ip(f"netns del {name}")
-    with contextlib.suppress(CommandError):
-        ip(f"link del kb{owner}")
+        for kind in ("link", "netns"):
+            with contextlib.suppress(CommandError):
+                ip(f"{kind} del {name}")
 
 
 def _found() -> list[tuple[int, str]]:
     folder = Path("/run/netns")
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    links = [link["ifname"] for link in json.loads(ip("-j link show type bridge") or "[]") if link]
+    links = [link["ifname"] for link in json.loads(ip("-j link show") or "[]") if link]
     found = [(NAMES.fullmatch(name), name) for name in [*names, *links]]
     return [(int(match[1]), name) for match, name in found if match]
 
