@@ -13,6 +13,8 @@ import sys
 from kiosk.cli.main import main
 from kiosk.store import http, packer
 
+SILENCE = 60.0
+"""Seconds without a byte, when a slow link is shared by hundreds of connections."""
 OBJECT = 64
 """Blocks in an object: 256 KiB."""
 
@@ -23,8 +25,7 @@ def run() -> None:
     usual = http.Patience()
     http.Patience = functools.partial(  # type: ignore[misc,assignment]
         http.Patience,
-        connect=usual.connect * factor,
-        read=usual.read * factor,
+        read=max(usual.read, SILENCE),
         slowest=usual.slowest / factor,
     )
     packer.PACK = OBJECT

@@ -90,8 +90,8 @@ class Swarm:
         rack = np.arange(n + 1, dtype=np.int32) // (farm.racks.hosts or n + 1)
         rack[n] = rack[n - 1] + 1
         speed = np.full(n + 1, farm.link * farm.wire)
-        slow = self.chance.random(n + 1) < farm.trouble.slow
-        speed[slow] *= farm.trouble.slow_share
+        self.slow = self.chance.random(n + 1) < farm.trouble.slow
+        speed[self.slow] *= farm.trouble.slow_share
         up = speed.copy()
         up[n] = farm.origin * farm.wire
         self.links = Links(up, speed, rack, farm.racks.uplink * farm.wire if farm.racks.hosts else 0.0)
@@ -108,7 +108,8 @@ class Swarm:
         return Result(
             way="swarm",
             hosts=self.n,
-            done=sorted(float(t) for t in self.done[finished]),
+            done=sorted(float(t) for t in self.done[finished & ~self.slow[:-1]]),
+            slow=sorted(float(t) for t in self.done[finished & self.slow[:-1]]),
             origin_bytes=self.origin_bytes / farm.wire,
             unfinished=int((~finished & ~gone).sum()),
             lost=int(gone.sum()),

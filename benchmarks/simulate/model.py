@@ -83,7 +83,7 @@ class Farm:
 
 @dataclass
 class Result:
-    """When each host had the image (those that vanished are left out), and what the kiosk sent."""
+    """When each host had the image (those that vanished are left out, `slow` ones apart), and what the kiosk sent."""
 
     way: str
     hosts: int
@@ -92,4 +92,4 @@ class Result:
     unfinished: int = 0
     lost: int = 0
     seconds: float = 0.0
-    notes: dict[str, float] = field(default_factory=dict)
+    slow: list[float] = field(default_factory=list)
