@@ -52,7 +52,7 @@ def _measured(axes: Any, results: Mapping[str, Any]) -> None:
             continue
         colour = OURS if way == "agent" else THEIRS
         counts, last = [r["agents"] for r in rows], [max(r["done"]) for r in rows]
-        axes.plot(counts, last, "o-", color=colour, markersize=5, linestyle=":" if way == "squid" else "-")
+        axes.plot(counts, last, "o:" if way == "squid" else "o-", color=colour, markersize=5)
         place, weight = (6, 0), "bold" if way == "agent" else "normal"
         axes.annotate(
             name, (counts[-1], last[-1]), place, textcoords="offset points", va="center", color=colour,
