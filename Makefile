@@ -7,17 +7,17 @@ export DEBIAN_FRONTEND := noninteractive
 APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent mtools \
        openssh-client openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid \
        systemd systemd-boot-efi tar xz-utils zstd
-TEST := btrfs-progs libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lvm2 nginx-light openssh-server opentracker \
-        python3-m2crypto xfsprogs
+TEST := btrfs-progs iproute2 libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lvm2 nginx-light openssh-server \
+        opentracker python3-m2crypto xfsprogs
 
 FAST := -m "not slow" -n 2 --dist loadfile
 
 BENCH := borgbackup casync curl nginx-light restic rsync time zchunk zsync
 
-.PHONY: help demo test test-fast check bench apt clean
+.PHONY: help demo test test-fast check bench bench-swarm apt clean
 
 help: ## Say what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, boot, contextualize
 	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
@@ -42,6 +42,12 @@ bench: APT += $(BENCH)
 bench: apt $(VENV)/ready ## Compare distribution with other tools (about an hour, 40 GB of disk)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@$(SUDO) $(VENV)/bin/python -m benchmarks.distribution
+
+bench-swarm: APT += iproute2
+bench-swarm: apt $(VENV)/ready ## Measure and simulate how a large farm gets an image (about an hour and a half)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@$(SUDO) $(VENV)/bin/python -m benchmarks.swarm
+	@$(SUDO) $(VENV)/bin/python -m benchmarks.simulation
 
 apt:
 	@missing=$$(for p in $(APT); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
