@@ -210,11 +210,12 @@ def run(
     """
     from kiosk.rollout.driver import Driver
     from kiosk.rollout.plan import plans_file, read_plans
+    from kiosk.rollout.reports import FleetReports
     from kiosk.trust.names import ROLLOUTS
 
     s = settings(ctx)
     repository = writer(s, passphrase_file)
-    driver = Driver(s, repository, fleet_reports(s), read_plans(plans_file(s)))
+    driver = Driver(s, repository, FleetReports(s), read_plans(plans_file(s)))
     if not dry_run:
         with repository.locked():
             repository.role(ROLLOUTS)
@@ -260,13 +261,6 @@ def plan_of(
     over: dict[str, Any] = {"hold": hold, "hosts": hosts or None, "max_failed": max_failed}
     over["stages"] = [w.strip() for w in stages.split(",")] if stages else None
     return read_plans(plans_file(s)).of(ref.base, {k: v for k, v in over.items() if v is not None})
-
-
-def fleet_reports(s: Settings) -> Any:
-    """Where the reports of the fleet are."""
-    from kiosk.rollout.health import NoReports
-
-    return NoReports()
 
 
 def ordered(

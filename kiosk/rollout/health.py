@@ -35,14 +35,6 @@ class Reports(Protocol):
         ...
 
 
-class NoReports:
-    """Where no fleet reports: everything holds."""
-
-    def latest(self) -> Sequence[Heard]:
-        """Nothing."""
-        return ()
-
-
 @dataclass(frozen=True)
 class Health:
     """Of the hosts that are offered a version: how many hold it as current, have failed it, are on the way, or are
