@@ -66,7 +66,7 @@ class Reader:
         try:
             return self._read(folder)
         except (KeyError, TypeError, AttributeError) as e:
-            raise ValueError(f"the repository's metadata has no {e}") from None
+            raise ValueError(f"its metadata has another form: {e}") from None
 
     def _read(self, folder: Path) -> Catalogue:
         stamp = _signed(folder / "timestamp.json")

@@ -134,12 +134,13 @@ class Kiosk:
     # -- what goes on -----------------------------------------------------------------------------------------
 
     _seen: object = None
+    _unread = False
     _pushed: object = None
 
     async def _look(self) -> None:
         """Notices a new timestamp: tells the listeners, then reads what is new."""
         seen = await asyncio.to_thread(_mark, self.settings.repository / "metadata" / "timestamp.json")
-        if seen == self._seen:
+        if seen == self._seen and not self._unread:
             return
         version = await asyncio.to_thread(catalogue.timestamp, self.settings.repository)
         if version != self.hub.timestamp:
@@ -148,9 +149,12 @@ class Kiosk:
         try:
             self.desk.catalogue = await asyncio.to_thread(self._reader.read)
         except (OSError, ValueError) as e:
-            log.warning("the repository can't be read: %s", e)
-            return
-        self.tracker.allow(self.desk.catalogue.swarms)
+            if not self._unread or seen != self._seen:
+                log.warning("the repository can't be read: %s", e)
+            self._unread = True
+        else:
+            self._unread = False
+            self.tracker.allow(self.desk.catalogue.swarms)
         self._seen = seen
 
     async def _ask(self) -> None:

@@ -90,10 +90,13 @@ class Events:
         news = asyncio.Event()
         hub.listening.add(news)
         hub.hosts[host or ""] += 1
-        gone = asyncio.create_task(_gone(receive, news))
+        gone = asyncio.create_task(_gone(receive))
+        gone.add_done_callback(lambda _: news.set())
+        scope.get("state", {})["leave"] = gone.cancel
         try:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await self._tell(host, news, gone, send)
+            await send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
             hub.listening.discard(news)
@@ -116,11 +119,10 @@ class Events:
                 text = b": still here\n\n"
 
 
-async def _gone(receive: Any, news: asyncio.Event) -> None:
+async def _gone(receive: Any) -> None:
     """Waits until the listener goes."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    news.set()
 
 
 async def refuse(send: Any, status: HTTPStatus, error: str) -> None:

@@ -29,7 +29,8 @@ logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. In a request's `scope["state"]`, `gone` says whether the client is still there."""
+    """One connection. In a request's `scope["state"]`, `gone` says whether the client has left; an answer without
+    an end puts there, as `leave`, what is called when the server ends."""
 
     _watch: asyncio.TimerHandle | None = None
     _head = 0
@@ -71,6 +72,13 @@ class Connection(HttpToolsProtocol):
         """The next request may come; until then uvicorn's own limit for idle connections counts."""
         self._asked = False
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """The server ends: an answer without an end is asked to leave."""
+        leave = self.scope["state"].get("leave") if self.scope else None
+        if leave is not None:
+            leave()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """The client is slower than we are: it has some time to take something."""

@@ -30,7 +30,7 @@ class Numbers:
     timestamp: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Once:
     metrics: tuple[Metric, ...]
 

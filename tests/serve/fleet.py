@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import requests
 
@@ -72,11 +74,11 @@ class Listener:
             assert self.news.wait_for(there, seconds), f"no {name} {words} in {self.heard}"
         return found[0]
 
-    def read(self, answer: requests.Response) -> None:
+    def read(self, answer: BinaryIO) -> None:
         name = ""
-        with contextlib.suppress(requests.RequestException, AttributeError, ValueError):
-            for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
-                key, _, value = line.partition(": ")
+        with contextlib.suppress(OSError, ValueError):
+            for line in answer:
+                key, _, value = line.decode().rstrip().partition(": ")
                 if key == "event":
                     name = value
                 elif key == "data":
@@ -100,14 +102,18 @@ class Fleet:
     @contextlib.contextmanager
     def listener(self, host: str | None = "hv-1") -> Iterator[Listener]:
         """Listens to events while the block lasts."""
-        found = Listener()
-        params = {"host": host} if host else {}
-        with requests.get(f"{self.url}/api/events", params=params, stream=True, timeout=20) as answer:
-            assert answer.status_code == 200, answer.text
+        found, port = Listener(), int(self.url.rpartition(":")[2])
+        query = f"?host={host}" if host else ""
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+            line.sendall(f"GET /api/events{query} HTTP/1.0\r\n\r\n".encode())
+            answer = line.makefile("rb")
+            assert b" 200 " in answer.readline()
             thread = threading.Thread(target=found.read, args=[answer], daemon=True)
             thread.start()
             found.wait("changed")
             yield found
+            line.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @contextlib.contextmanager
@@ -122,3 +128,11 @@ def bare(home: Path, **more: Any) -> Settings:
     """Settings of a kiosk with an empty repository."""
     (home / "repository" / "metadata").mkdir(parents=True, exist_ok=True)
     return Settings(home=home, **more)
+
+
+def until(true: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits for what is about to become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not become true"
+        time.sleep(0.01)

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from kiosk.fleet.pushes import Push
-from tests.serve.fleet import Fleet, bare, serving
+from tests.serve.fleet import Fleet, bare, serving, until
 from tests.simulators.published import ready, without_fsync
 
 __all__ = ["without_fsync"]
@@ -60,6 +60,7 @@ def test_a_push_reaches_the_hosts_that_it_is_for_and_ends(fleet: Fleet) -> None:
         assert not [n for x in (other, nobody) for n, _ in x.heard if n == "push"]
     fleet.kiosk.database.end_push(push.id, time.time())
     second = fleet.kiosk.database.add_push(Push(0, ("late",), created=now, expires=now + 60))
+    until(lambda: [p.id for p in fleet.kiosk.hub.pushes] == [second.id])
     with fleet.listener("hv-3") as listener:
         listener.wait("push", push=second.id)
         assert [d["push"] for n, d in listener.heard if n == "push"] == [second.id]
@@ -99,10 +100,7 @@ def test_what_is_not_there_is_not_there(fleet: Fleet) -> None:
 def test_a_listener_that_goes_is_forgotten(fleet: Fleet) -> None:
     with fleet.listener():
         assert len(fleet.kiosk.hub.listening) == 1
-    end = time.monotonic() + 5
-    while fleet.kiosk.hub.listening and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not fleet.kiosk.hub.listening
+    until(lambda: not fleet.kiosk.hub.listening)
     assert not fleet.kiosk.hub.hosts
 
 

@@ -7,8 +7,7 @@ import hashlib
 import http.client
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from kiosk.errors import UsageError
 from kiosk.serve import listen, static
 from kiosk.serve.listen import Server
+from tests.serve.fleet import until
 
 HASH = "ab" + "0" * 62
 
@@ -173,16 +173,7 @@ def test_no_more_clients_than_places(tmp_path: Path) -> None:
         assert answers == [200, 200, 503]
         for line in lines[:3]:
             line.close()
-        assert until(lambda: ask(server, "/metadata/1.root.json").status == 200)
-
-
-def until(true: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.01)
-    return False
+        until(lambda: ask(server, "/metadata/1.root.json").status == 200)
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metadata/1.root.json HTTP/1.1\r\nHost: "])
@@ -209,7 +200,7 @@ def test_a_client_that_takes_nothing_is_dropped(tmp_path: Path, monkeypatch: pyt
     with static.serve(tmp_path, "127.0.0.1", 0) as server, server.running():
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as line:
             line.sendall(f"GET /objects/ab/{HASH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            assert until(lambda: not server.connections)
+            until(lambda: not server.connections)
         assert server.app.sent < 1 << 30
 
 
