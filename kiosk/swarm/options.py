@@ -148,8 +148,8 @@ def peer_classes(session: lt.session, options: Options) -> None:
     if options.near:
         number = session.create_peer_class("near")
         info = session.get_peer_class(number)
-        wanted = {"ignore_unchoke_slots": True, "upload_priority": NEAR, "download_priority": NEAR}
-        session.set_peer_class(number, {**info, **wanted})
+        info = {**info, "ignore_unchoke_slots": True, "upload_priority": NEAR, "download_priority": NEAR}
+        session.set_peer_class(number, info)
         for network in options.near:
             classes.add_rule(*_ends(network), everybody | 1 << number)
     session.set_peer_class_filter(classes)
