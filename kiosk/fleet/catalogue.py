@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kiosk.errors import VerificationError
+from kiosk.errors import StorageError, VerificationError
 from kiosk.log import logger
 from kiosk.model.manifest import read_manifest
 from kiosk.model.names import Version, parse_manifest_path
@@ -49,6 +49,14 @@ def timestamp(repository: Path) -> int:
         return int(_signed(repository / "metadata" / "timestamp.json")["version"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+
+
+def current(repository: Path) -> Catalogue:
+    """The catalogue now; StorageError where the metadata can't be read."""
+    try:
+        return Reader(repository).read()
+    except (OSError, ValueError) as e:
+        raise StorageError(f"can't be read: {e}", where=str(repository)) from None
 
 
 class Reader:

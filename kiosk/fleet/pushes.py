@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from kiosk.model.names import Version
 from kiosk.model.report import Report
 from kiosk.model.rollout import WHOLE, place
 
@@ -77,8 +76,3 @@ def progress(
         return "failed"
     now_fetched = report.fetching and (report.fetching.name, report.fetching.version)
     return "fetching" if now_fetched in missing else "asked"
-
-
-def newest(versions: Sequence[str]) -> str:
-    """The newest of some versions."""
-    return str(max(map(Version.parse, versions)))

@@ -199,6 +199,15 @@ def test_a_host_that_nobody_serves_says_so_once(tmp_path: Path) -> None:
         assert not session.poll()
 
 
+def test_thousands_of_objects_are_no_trouble(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", words(2000), 100)
+    with seeder(one) as a, host(tmp_path / "b") as b:
+        b.session.add(one.data, one.infohash, peers=[a.address])
+        b.session.want(one.infohash, one.digests[::40])
+        until(done(b), b, a)
+        assert len(b.came()) == 50
+
+
 def test_a_second_start_reads_nothing_again(tmp_path: Path) -> None:
     one = version(tmp_path / "kiosk", words(5))
     with seeder(one):

@@ -1,0 +1,279 @@
+"""`kiosk push`: hosts are asked to fetch images now, and shown while they do."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from kiosk.cli.common import Json, emit, say, settings, size, table
+from kiosk.cli.fleet import opened
+from kiosk.config import Settings
+from kiosk.errors import KioskError, NetworkError, NotFoundError, UsageError
+from kiosk.progress import bar
+
+if TYPE_CHECKING:
+    from kiosk.fleet.catalogue import Catalogue
+    from kiosk.fleet.database import Database, Host
+    from kiosk.fleet.pushes import Push, State
+
+LOOK = 0.5
+SHOWN = 30
+AT_A_TIME = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `push`."""
+    app.command("push")(push)
+
+
+def push(
+    ctx: typer.Context,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Images or layers, by name.")],
+    hosts: Annotated[
+        str | None, typer.Option("--hosts", metavar="PATTERN,...", help="Only hosts that match: 'rack1-*'.")
+    ] = None,
+    waves: Annotated[
+        str, typer.Option(metavar="PERCENT,...", help="Shares of the hosts, one after the other: 10,100.")
+    ] = "100",
+    every: Annotated[str, typer.Option(metavar="TIME", help="Time between waves: 30s, 5m, 1h.")] = "5m",
+    detach: Annotated[bool, typer.Option("--detach", help="Ask, and don't wait.")] = False,
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="How long hosts are asked and waited for.")
+    ] = "1h",
+    ssh: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Push over ssh to a host that may not connect out (repeatable)."),
+    ] = None,
+    ssh_config: Annotated[
+        Path | None, typer.Option(help="ssh's configuration file (default: the user's).")
+    ] = None,
+    remote: Annotated[
+        str, typer.Option(metavar="COMMAND", help="kiosk on the host of --ssh: 'sudo -n kiosk'.")
+    ] = "kiosk",
+    json: Json = False,
+) -> None:
+    """Asks agents to fetch the newest version now, and shows each host until all have it or have failed.
+
+    `kiosk push debian-12-worker --hosts 'rack1-*' --waves 10,100 --every 5m`, `kiosk push --ssh root@hv-3 IMAGE`
+
+    Agents that are connected begin within a second; what they hold follows from signed metadata alone. Hosts that
+    have not reported for long are not waited for. Ends with 0 when all have it, 1 when some have failed, 8 when
+    some have not finished in time; interrupted, no further host is asked.
+    """
+    s = settings(ctx)
+    if ssh:
+        over_ssh(s, ssh, images, ssh_config, shlex.split(remote), duration(timeout), json=json)
+        return
+    from kiosk.fleet import catalogue
+    from kiosk.fleet.pushes import Push
+
+    offered = catalogue.current(s.repository)
+    for image in images:
+        if image not in offered.newest:
+            hint = "Name it without a version: the newest is pushed." if "@" in image else "See: kiosk list"
+            raise NotFoundError(f"{image} is not in the repository", where=str(s.repository), hint=hint)
+    now = time.time()
+    wanted = Push(
+        id=0,
+        images=tuple(dict.fromkeys(images)),
+        hosts=tuple(p for p in (hosts or "").split(",") if p),
+        waves=shares(waves),
+        every=duration(every),
+        created=now,
+        expires=now + duration(timeout),
+    )
+    with opened(s) as database:
+        run = Run(database, offered, wanted)
+        if not run.hosts() and not detach:
+            raise NotFoundError("no host that has reported lately matches", hint="See: kiosk fleet status")
+        run.push = database.add_push(wanted)
+        if detach:
+            emit({"push": run.push.id}) if json else say(f"Push {run.push.id} began.")
+            return
+        try:
+            states = follow(run, json=json)
+        finally:
+            database.end_push(run.push.id, time.time())
+    end(run.push, states, json=json)
+
+
+@dataclass
+class Run:
+    """A push that is followed."""
+
+    database: Database
+    offered: Catalogue
+    push: Push
+
+    def hosts(self) -> list[Host]:
+        """The hosts that are waited for: those that match, are here, and are offered one of the images."""
+        from kiosk.fleet.status import LOST, REPORT_SECONDS
+
+        oldest = time.time() - LOST * REPORT_SECONDS
+        return [
+            h
+            for h in self.database.hosts()
+            if self.push.matches(h.host) and h.reported and h.reported > oldest and self.wanted(h.host)
+        ]
+
+    def wanted(self, host: str) -> list[tuple[str, str]]:
+        """The versions that a host is to hold."""
+        found = [(name, self.offered.offered(name, host)) for name in self.push.images]
+        return [(name, version) for name, version in found if version is not None]
+
+    def states(self, hosts: list[Host]) -> dict[str, State]:
+        """How far each is."""
+        from kiosk.fleet.pushes import progress
+
+        now = time.time()
+        return {
+            h.host: progress(self.push, h.host, h.report, h.reported, self.wanted(h.host), now) for h in hosts
+        }
+
+
+def follow(run: Run, *, json: bool) -> dict[str, State]:
+    """Shows the hosts until all have finished or the push is over; how far each is then."""
+    states: dict[str, State] = {}
+    shown = sys.stdout.isatty() and not json
+    with ExitStack() as stack:
+        live = stack.enter_context(Live(console=Console(markup=False), auto_refresh=False)) if shown else None
+        while True:
+            hosts = run.hosts()
+            before, states = states, states | run.states(hosts)
+            if live is not None:
+                live.update(picture(hosts, states), refresh=True)
+            elif not json:
+                for host in hosts:
+                    if before.get(host.host) != states[host.host]:
+                        say(f"{host.host}: {states[host.host]}{detail(host)}")
+            if all(s in ("done", "failed") for s in states.values()) or run.push.over(time.time()):
+                return states
+            time.sleep(LOOK)
+
+
+def picture(hosts: list[Host], states: dict[str, State]) -> Table:
+    """The hosts on a terminal: those that work first, and a line of counts."""
+    order = {"fetching": 0, "failed": 1, "asked": 2, "later": 3, "done": 4}
+    rows = sorted(hosts, key=lambda h: (order[states[h.host]], h.host))
+    grid = Table(box=None, pad_edge=False, show_header=False, caption=counts(states), caption_justify="left")
+    for host in rows[:SHOWN]:
+        grid.add_row(host.host, states[host.host], detail(host))
+    return grid
+
+
+def detail(host: Host) -> str:
+    """What is on its way to a host, or what it complains of."""
+    from kiosk.cloud.untrusted import line
+
+    if host.report is None:
+        return ""
+    busy = host.report.fetching
+    if busy is not None:
+        return f" {busy.name}@{busy.version} {100 * busy.done // max(1, busy.size)}% by {busy.transport}"
+    return f" {line(host.report.error, limit=120)}" if host.report.error else ""
+
+
+def counts(states: dict[str, State]) -> str:
+    """The hosts in numbers."""
+    names: list[State] = ["done", "fetching", "asked", "later", "failed"]
+    found = [(name, sum(s == name for s in states.values())) for name in names]
+    return f"{len(states)} hosts: " + ", ".join(f"{n} {name}" for name, n in found if n)
+
+
+def end(push: Push, states: dict[str, State], *, json: bool) -> None:
+    """Says what became of a push, and raises where it did not reach all."""
+    if json:
+        emit({"push": push.id, "images": push.images, "hosts": states})
+    else:
+        say(f"Push {push.id}: {counts(states)}.")
+    failed = sorted(h for h, s in states.items() if s == "failed")
+    late = sorted(h for h, s in states.items() if s not in ("done", "failed"))
+    if failed:
+        raise KioskError(
+            f"{len(failed)} of {len(states)} hosts failed: {few(failed)}", hint="See: kiosk fleet status"
+        )
+    if late:
+        raise NetworkError(
+            f"{len(late)} of {len(states)} hosts have not finished in time: {few(late)}",
+            hint="They go on by themselves; see: kiosk fleet status",
+        )
+
+
+def over_ssh(
+    s: Settings,
+    hosts: list[str],
+    images: list[str],
+    config: Path | None,
+    remote: list[str],
+    timeout: float,
+    *,
+    json: bool,
+) -> None:
+    """Pushes through ssh, several hosts at a time."""
+    from kiosk.model.names import parse_ref
+    from kiosk.serve import static, tunnel
+
+    names = [str(parse_ref(image)) for image in images]
+    with (
+        static.serve(s.repository, "127.0.0.1", 0) as server,
+        server.running(),
+        ThreadPoolExecutor(AT_A_TIME) as pool,
+        bar("push over ssh", None) as progress,
+    ):
+        work = [
+            pool.submit(
+                tunnel.push, h, names, port=server.server_port, config=config, remote=remote, timeout=timeout
+            )
+            for h in dict.fromkeys(hosts)
+        ]
+        while wait(work, timeout=LOOK).not_done:
+            progress.update(server.app.sent - progress.n)
+        done = [one.result() for one in work]
+        sent = server.app.sent
+    if json:
+        emit({"sent": sent, "hosts": [vars(one) for one in done]})
+    else:
+        rows: list[tuple[Any, ...]] = []
+        for one in done:
+            rows += [(one.host, r["name"], r["version"], r["state"], size(r["moved"])) for r in one.results]
+            rows += [(one.host, "", "", "failed", one.error)] if one.error else []
+        table(["host", "name", "version", "state", "moved"], rows)
+    failed = [one.host for one in done if one.error]
+    if failed:
+        raise KioskError(f"{len(failed)} of {len(done)} hosts failed: {few(failed)}")
+
+
+def few(names: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def duration(text: str) -> float:
+    """Seconds of a time such as 30s, 5m, 1h or 90; UsageError where it is none."""
+    match = re.fullmatch(r"([0-9]{1,6})(s|m|h)?", text)
+    if match is None or int(match[1]) == 0:
+        raise UsageError(f"{text!r} is not a time", hint="For example 30s, 5m, 1h")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def shares(text: str) -> tuple[int, ...]:
+    """Percentages that grow to 100; UsageError where they don't."""
+    words = text.split(",")
+    if all(re.fullmatch("[0-9]{1,3}", w) for w in words):
+        found = tuple(map(int, words))
+        if found[-1] == 100 and found[0] > 0 and all(a < b for a, b in itertools.pairwise(found)):
+            return found
+    raise UsageError(f"{text!r} are no waves", hint="Percentages that grow to 100, for example 10,50,100")
