@@ -130,3 +130,8 @@ def test_three_hosts_get_a_small_image(tmp_path: Path, way: str) -> None:
     assert found.origin_bytes >= farm.size
     if way != "http":
         assert found.origin_bytes < 3.5 * farm.size
+
+
+def test_of_two_runs_of_a_kind_the_slower_is_judged() -> None:
+    runs = [row("agent", 1, 10), row("agent", 32, 29), row("agent", 32, 18)]
+    assert met(runs, "last of 32") is False
