@@ -88,9 +88,8 @@ def check(fast: float) -> list[dict[str, Any]]:
     if not swarm.RESULTS.exists():
         return []
     found = json.loads(swarm.RESULTS.read_bytes())
-    rows = [
-        row for row in found["rows"] if row["done"] and not row["failed"] and row["way"] in ("http", "agent")
-    ]
+    runs = [*found["rows"], *found.get("other_runs", ())]
+    rows = [row for row in runs if row["done"] and not row["failed"] and row["way"] in ("http", "agent")]
     checked = []
     for row in rows:
         farm = as_measured(found, row, fast)

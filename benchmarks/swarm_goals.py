@@ -14,8 +14,9 @@ NOISE = 1.05
 
 
 def judge(size: int, rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
-    """All goals; `size` is one copy in bytes."""
-    found = {(row["way"], row["agents"]): row for row in rows}
+    """All goals; `size` is one copy in bytes. Of several runs of a kind the slowest counts."""
+    slowest_last = sorted(rows, key=lambda row: max(row["done"], default=0.0))
+    found = {(row["way"], row["agents"]): row for row in slowest_last}
     return [_last(found), _copies(size, rows), *_few(found), _first_byte(rows)]
 
 
@@ -51,13 +52,16 @@ def _few(found: Mapping[tuple[str, int], Mapping[str, Any]]) -> Iterator[Goal]:
 
 def _first_byte(rows: Sequence[Mapping[str, Any]]) -> Goal:
     what = "from `kiosk publish` returning to the first byte at an agent: under 2 s"
-    times = {row["agents"]: row["first_byte"] for row in rows if row["first_byte"] is not None}
+    times: dict[int, float] = {}
+    for row in rows:
+        if row["first_byte"] is not None:
+            times[row["agents"]] = max(row["first_byte"], times.get(row["agents"], 0.0))
     if not times:
         return Goal(what, "not measured", None)
     fewest, most = min(times), max(times)
     text = f"{times[fewest]:.2f} s with {fewest}"
     if most > fewest:
-        text += f" ({times[most]:.2f} s with {most}, whose programs all start on this machine's processor)"
+        text += f" ({times[most]:.2f} s with {most} on this one machine, not judged)"
     return Goal(what, text, times[fewest] < 2)
 
 
