@@ -13,8 +13,10 @@ from typing import Any
 
 from kiosk.model.rollout import WHOLE, place
 
-FEW = 2
-"""So many hosts read from the origin at once without harm."""
+FEW = 1
+"""So many hosts read from the origin at once without harm, and need no swarm."""
+SOON = 3.0
+"""Seconds after which a host that was alone asks whether it still is: others may wait for what it brings."""
 LONGEST_TURN = 7200.0
 SILENCE = 30.0
 """Seconds after which an answer is no longer waited for."""
@@ -93,7 +95,8 @@ class Access:
         self.slot = lease["slot"]
         if lease["granted"]:
             self.granted_until = now + lease["seconds"]
-            self._ask_at = now + max(1.0, lease["seconds"] * 2 / 3)
+            again = max(1.0, lease["seconds"] * 2 / 3)
+            self._ask_at = now + (min(SOON, again) if self.fanout <= FEW else again)
         else:
             self.granted_until = 0.0
             self._ask_at = now + max(0.5, lease["retry"])

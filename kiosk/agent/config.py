@@ -24,13 +24,17 @@ Rate = Annotated[int, Field(ge=1000, le=10**12)]
 
 
 class Swarm(BaseModel):
-    """The swarm's part. `listen` 0 takes any free port; `peers` empty: the private networks.
+    """The swarm's part. `listen` is a port (0 takes any free one), or ADDRESS:PORT where only one of the
+    host's addresses is for it; `peers` empty: the private networks.
     `near` are networks that are preferred: the own rack's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = True
-    listen: Annotated[int, Field(ge=0, le=65535)] = 6881
+    listen: (
+        Annotated[int, Field(ge=0, le=65535)]
+        | Annotated[str, StringConstraints(pattern=r"^([0-9.]{7,15}|\[[0-9a-f:]{2,39}\]):[0-9]{1,5}$")]
+    ) = 6881
     peers: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1000)] = ()
     near: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=1000)] = ()
     upload: Rate | None = None
@@ -107,7 +111,7 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         images=found.images,
         share=found.share,
         swarm=found.swarm.enabled and found.share,
-        swarm_listen=found.swarm.listen,
+        swarm_listen=listen(found.swarm.listen),
         swarm_peers=tuple(str(n) for n in found.swarm.peers),
         swarm_near=tuple(str(n) for n in found.swarm.near),
         swarm_upload=found.swarm.upload or 0,
@@ -135,6 +139,11 @@ def api(named: str | None, url: str, where: str) -> str | None:
         return str(place(named))
     found = place(url)
     return found.url if isinstance(found, Web) else None
+
+
+def listen(where: int | str) -> tuple[str, ...]:
+    """Addresses and ports: all of the host's, where only a port is given."""
+    return (where,) if isinstance(where, str) else (f"0.0.0.0:{where}", f"[::]:{where}")
 
 
 def hostname() -> str:

@@ -34,7 +34,7 @@ class Orders:
     images: tuple[str, ...] = ("*",)
     share: bool = True
     swarm: bool = True
-    swarm_listen: int = 0
+    swarm_listen: tuple[str, ...] = ("0.0.0.0:0",)
     swarm_peers: tuple[str, ...] = ()
     swarm_near: tuple[str, ...] = ()
     swarm_upload: int = 0
@@ -62,7 +62,7 @@ class Orders:
     def from_json(cls, text: str | bytes) -> Orders:
         """Reads what `to_json` wrote."""
         found = json.loads(text)
-        for key in ("images", "swarm_peers", "swarm_near", "handover", "argv"):
+        for key in ("images", "swarm_listen", "swarm_peers", "swarm_near", "handover", "argv"):
             found[key] = tuple(found[key])
         return cls(**found)
 

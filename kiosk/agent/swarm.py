@@ -214,7 +214,7 @@ def join(orders: Orders) -> Swarm:
     if not orders.swarm:
         return NoSwarm()
     options = Options(
-        listen=(f"0.0.0.0:{orders.swarm_listen}", f"[::]:{orders.swarm_listen}"),
+        listen=orders.swarm_listen,
         peers=orders.swarm_peers or PRIVATE,
         near=orders.swarm_near,
         upload_limit=orders.swarm_upload,

@@ -138,14 +138,10 @@ class Kiosk:
     _pushed: object = None
 
     async def _look(self) -> None:
-        """Notices a new timestamp: tells the listeners, then reads what is new."""
+        """Notices a new timestamp: reads what is new, so that its swarm is known, then tells the listeners."""
         seen = await asyncio.to_thread(_mark, self.settings.repository / "metadata" / "timestamp.json")
         if seen == self._seen and not self._unread:
             return
-        version = await asyncio.to_thread(catalogue.timestamp, self.settings.repository)
-        if version != self.hub.timestamp:
-            self.hub.timestamp = version
-            self.hub.changed()
         try:
             self.desk.catalogue = await asyncio.to_thread(self._reader.read)
         except (OSError, ValueError) as e:
@@ -155,6 +151,10 @@ class Kiosk:
         else:
             self._unread = False
             self.tracker.allow(self.desk.catalogue.swarms)
+        version = await asyncio.to_thread(catalogue.timestamp, self.settings.repository)
+        if version != self.hub.timestamp:
+            self.hub.timestamp = version
+            self.hub.changed()
         self._seen = seen
 
     async def _ask(self) -> None:

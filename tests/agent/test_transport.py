@@ -76,8 +76,8 @@ def source(origin: Origin, daemon: Daemon, folder: Path, **more: Any) -> AgentSo
     return AgentSource(origin, daemon, REF, Place("node-1", 1e9), torrent=("ab" * 32, "/torrent"), **more)
 
 
-def test_one_or_two_hosts_read_from_the_origin_and_the_swarm_is_not_asked(tmp_path: Path) -> None:
-    origin, daemon = Origin(), Daemon(lease(fanout=2))
+def test_a_host_alone_reads_from_the_origin_and_the_swarm_is_not_asked(tmp_path: Path) -> None:
+    origin, daemon = Origin(), Daemon(lease(fanout=1))
     one = source(origin, daemon, tmp_path)
     one.announce(OBJECTS, 0)
     assert [one.read(o) for o in OBJECTS] == DATA
@@ -184,7 +184,7 @@ def test_agents_that_lose_the_kiosk_come_to_the_origin_one_after_the_other() -> 
     assert turns[-1] <= hosts * size / rate
     load = max(sum(a <= t < a + 80 for t in turns) for a in range(0, 4000, 80))
     assert load < 25, "ten a time, more or less, each takes eight seconds alone"
-    assert turn("node-1", "worker", "2", 2, size, rate) == 0
+    assert turn("node-1", "worker", "2", 1, size, rate) == 0
     assert turn("node-1", "worker", "2", 10**6, size, 1000) == 7200
 
 
