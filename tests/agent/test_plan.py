@@ -42,7 +42,12 @@ def rollout(state: str, share: int = 0, before: str | None = "1", version: str =
             rollout("aborted", before=None),
             Choice(None),
         ),
-        ("a newer version waits for its roll-out", "1", rollout("done", version="1", before="0"), Choice(v("1"))),
+        (
+            "a newer version waits for its roll-out",
+            "1",
+            rollout("done", version="1", before="0"),
+            Choice(v("1")),
+        ),
     ],
     ids=lambda x: x.replace(" ", "-") if isinstance(x, str) and " " in x else "",
 )
