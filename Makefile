@@ -7,7 +7,8 @@ export DEBIAN_FRONTEND := noninteractive
 APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent mtools \
        openssh-client openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid \
        systemd systemd-boot-efi tar xz-utils zstd
-TEST := btrfs-progs libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu openssh-server python3-m2crypto xfsprogs
+TEST := btrfs-progs libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu nginx-light openssh-server postgresql \
+        python3-m2crypto xfsprogs
 
 FAST := -m "not slow" -n 2 --dist loadfile
 
