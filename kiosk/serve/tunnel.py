@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiosk import run
 from kiosk.cloud import untrusted
 from kiosk.errors import KioskError, NetworkError
+from kiosk.pipe import Ended, told
 
 ANSWER = 1 << 20
 PORTS = range(20_000, 60_000)
@@ -49,18 +49,17 @@ def push(
     for _ in range(TRIES):
         there = secrets.choice(PORTS)
         command = [*remote, "sync", *images, "--url", f"http://127.0.0.1:{there}", "--json"]
+        argv = [*ssh(config, f"127.0.0.1:{there}:127.0.0.1:{port}"), "--", host, shlex.join(command)]
         try:
-            out, _said = run.bounded(
-                [*ssh(config, f"127.0.0.1:{there}:127.0.0.1:{port}"), "--", host, shlex.join(command)],
-                timeout=timeout,
-                most=ANSWER,
-            )
-            return SshPush(host, results=_results(out, host))
-        except run.CommandError as e:
-            if TAKEN not in e.output:
-                return SshPush(host, error=_said(e))
+            ended = told(argv, timeout=timeout, most=ANSWER)
+            if ended.late:
+                return SshPush(host, error=f"not done after {timeout:.0f} s")
+            if ended.status == 0:
+                return SshPush(host, results=_results(ended.text, host))
         except KioskError as e:
             return SshPush(host, error=e.what)
+        if TAKEN not in ended.error:
+            return SshPush(host, error=_said(ended))
     return SshPush(host, error="no port over there could be opened: does its sshd allow TCP forwarding?")
 
 
@@ -90,8 +89,8 @@ def _results(out: str, host: str) -> tuple[dict[str, Any], ...]:
         raise NetworkError("its kiosk answers something else than it should", where=host) from None
 
 
-def _said(error: run.CommandError) -> str:
-    text = untrusted.printable(error.output, limit=20_000).strip()
+def _said(error: Ended) -> str:
+    text = untrusted.printable(error.error, limit=20_000).strip()
     last = " / ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())
     if error.status == LOST:
         return f"ssh failed: {last[-400:]}"
