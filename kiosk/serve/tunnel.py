@@ -54,6 +54,8 @@ def push(
             ended = told(argv, timeout=timeout, most=ANSWER)
             if ended.late:
                 return SshPush(host, error=f"not done after {timeout:.0f} s")
+            if ended.cut:
+                return SshPush(host, error=f"it printed more than {ANSWER} bytes")
             if ended.status == 0:
                 return SshPush(host, results=_results(ended.text, host))
         except KioskError as e:
