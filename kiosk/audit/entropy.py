@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 
 from kiosk.audit.model import Hit
 from kiosk.audit.patterns import decoded
 from kiosk.audit.sample import Sample
 
-LARGEST = 64 << 10
+LARGEST = 8192
 _SMALLEST = 16
 _HEX = re.compile(rb"(?:0x)?([0-9a-fA-F]{32,4096})\s*")
 _BASE64 = re.compile(rb"([A-Za-z0-9+/_-]{22,5500}={0,2})\s*")
@@ -61,8 +60,9 @@ def is_random(data: bytes) -> bool:
     """Whether bytes look drawn at random: all values about as often as chance has it (chi-square, five standard
     deviations), few repeats, half of the high bits set. True keys fail it about once in a million."""
     n = len(data)
-    found = Counter(data)
-    counts = [found[value] for value in range(256)]
+    counts = [0] * 256
+    for byte in data:
+        counts[byte] += 1
     square = sum(c * c for c in counts) * 256 / n - n
     if square > 255 + 5 * math.sqrt(2 * 255):
         return False

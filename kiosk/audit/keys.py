@@ -111,17 +111,10 @@ def key_files(sample: Sample) -> Iterator[Hit]:
 
 
 def _der(sample: Sample) -> Iterator[Hit]:
-    """PKCS#1, PKCS#8, SEC1 and PKCS#12: ASN.1 sequences, one after the other, as long as the file."""
-    rest, many = sample.data, 0
-    while len(rest) > 1 and rest[0] == 0x30 and many < MAX_KEYS:
-        length = _sequence_length(rest)
-        if not 2 <= length <= len(rest):
-            return
-        yield from _sequence(sample, rest[:length])
-        rest, many = rest[length:], many + 1
-
-
-def _sequence(sample: Sample, data: bytes) -> Iterator[Hit]:
+    """PKCS#1, PKCS#8, SEC1 and PKCS#12: one ASN.1 sequence as long as the file."""
+    data = sample.data
+    if _sequence_length(data) != len(data):
+        return
     if b"\x02\x01\x03\x30" in data[:12] and b"\x2a\x86\x48\x86\xf7\x0d\x01\x07" in data[:64]:
         if _has_key(data):
             yield sample.hit("key-store", "a PKCS#12 store with a private key, or one that can't be opened")

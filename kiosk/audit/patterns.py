@@ -129,15 +129,9 @@ HASHES: tuple[Form, ...] = (
 )  # fmt: skip
 
 _WORDS = (
-    r"(?:pass(?:word|wd|phrase)|passwort|(?<![a-z])(?:db|sql|root|admin|user)?(?:pass|pwd)(?![a-z])"
-    r"|(?:client_?|shared_?|app_?)?secret(?:_?key)?|api_?key|access_?key|auth_?key"
+    r"(?:pass(?:word|wd|phrase)|passwort|(?:client_?|shared_?|app_?)?secret(?:_?key)?|api_?key|access_?key|auth_?key"
     r"|[a-z_]{0,20}token|bind_?pw|bindpasswd|credentials|psk|authtok|private_?key)"
 )
-_BARE = (
-    r"(?:pass(?:word|wd|phrase)|passwort|secret(?:_?key)?|api_?key|access_?key|auth_?key|token|bind_?pw|credentials"
-    r"|psk|authtok|private_?key|(?<![a-z])(?:db|sql|root|admin|user)?(?:pass|pwd)(?![a-z]))"
-)
-"""The same words without what may stand before them: for looking at every place of a file."""
 ASSIGNMENT = re.compile(
     (
         r"^[ \t]{0,40}(?:export[ \t]+|set[ \t]+|setenv[ \t]+|\"|'|- )?([A-Za-z0-9_.:/-]{0,60}?" + _WORDS
@@ -146,29 +140,6 @@ ASSIGNMENT = re.compile(
     re.I | re.M,
 )  # fmt: skip
 """A key that speaks of a secret, what parts it from its value, and that."""
-QUOTED = re.compile(
-    (
-        r"(" + _BARE + r"[A-Za-z0-9_.-]{0,20})(?:[\"']\]?)?[ \t]{0,20}(?:[:=]>?|(?P<comma>,))[ \t]{0,20}"
-        r"(?P<value>\"[^\"\n]{4,300}\"|'[^'\n]{4,300}')"
-    ).encode(),
-    re.I,
-)  # fmt: skip
-"""The same anywhere in a line, with a value in quotes: JSON on one line, attributes, settings that are a program."""
-ELEMENT = re.compile(
-    (
-        r"<([A-Za-z0-9_.:-]{0,60}?"
-        + _WORDS
-        + r"[A-Za-z0-9_.-]{0,20})>(?P<comma>,)?(?P<value>[^<\n]{4,300})</"
-    ).encode(),
-    re.I,
-)
-"""The same as an element of XML."""
-COMMUNITY = re.compile(
-    rb"^[ \t]{0,20}(?:r[ow]community6?[ \t]{1,20}|com2sec6?[ \t]{1,20}(?:-Cn[ \t]{1,20}\S{1,60}[ \t]{1,20})?"
-    rb"\S{1,60}[ \t]{1,20}\S{1,100}[ \t]{1,20})\"?([^\s\"#]{1,200})",
-    re.M,
-)
-"""SNMP's community, which is a password (snmpd.conf(5))."""
 ALONE = re.compile(rb"(?:.*[-_.])?(?:password|passwd|passphrase|bind_?pw|secret|psk|authtok)", re.I)
 """Keys that a value may follow with nothing but a space between them."""
 URL = re.compile(

@@ -118,9 +118,6 @@ class Reader:
 
     def _small(self, sample: Sample) -> list[Hit]:
         hits = [*private_keys(sample), *words(sample), *certificates(sample), *binaries(sample)]
-        if (narrow := narrowed(sample.data)) is not None:
-            inner = replace(sample, data=narrow, inside="UTF-16")
-            hits += [*private_keys(inner), *words(inner)]
         hits += self._each(sample)
         hits += key_files(sample)
         if not hits:
@@ -192,18 +189,6 @@ class Reader:
         yield from certificates(inner)
         if not (found.whole and sample.whole):
             yield Hit("unexamined", sample.path, f"holds more ({found.kind}) than was unpacked")
-
-
-def narrowed(data: bytes) -> bytes | None:
-    """UTF-16 of whichever order as UTF-8; None for what is not UTF-16: a mark at its beginning, or every other byte of
-    the beginning zero."""
-    for mark, order, zeros in ((b"\xff\xfe", "utf-16-le", 1), (b"\xfe\xff", "utf-16-be", 0)):
-        beginning = data[:64]
-        if data.startswith(mark) or (
-            len(beginning) >= 32 and not any(beginning[zeros::2]) and all(beginning[1 - zeros :: 2])
-        ):
-            return data.decode(order, "replace").encode("utf-8", "replace")
-    return None
 
 
 def _under(names: Sequence[Node], hits: Iterable[Hit]) -> list[Hit]:

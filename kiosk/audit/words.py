@@ -11,10 +11,9 @@ from kiosk.audit.model import Hit
 from kiosk.audit.sample import Sample
 
 MAX_HITS = 50
-_PROGRAMS = re.compile(rb"/(?:usr|lib\w*|bin|sbin|boot|dev|proc|sys|run)/")
-_CODE = re.compile(rb"\.(?:py|pyi|pl|pm|rb|js|ts|php|lua|tcl|go|java|groovy)$")
-_PROSE = re.compile(
-    rb"\.(?:c|h|cc|hh|cpp|rs|el|html?|css|md|rst|[1-9]|tex|po|pot|mo|svg"
+_CONFIGURATION = re.compile(rb"/(?:etc|root|home|var|opt|srv)/|/usr/local/etc/")
+_CODE = re.compile(
+    rb"\.(?:py|pyi|pl|pm|rb|js|ts|c|h|cc|hh|cpp|java|go|rs|php|lua|tcl|el|html?|css|md|rst|[1-9]|tex|po|pot|mo|svg"
     rb"|list|md5sums|sha256sums|symbols|shlibs|templates|triggers|postinst|postrm|preinst|prerm|config|diff|patch)$"
 )
 _LISTS = (
@@ -25,12 +24,7 @@ _LISTS = (
     b"/var/lib/rpm/",
     b"/etc/pam.d/",
 )
-_REFERENCE = re.compile(
-    rb"\$[{(]|\$\w+[\"';,)]?$|%[{(]|%\w+%$|\{\{|\{[\w.]*\}$|[({\[]|<[^>]*>|`|\\|@\w+@$|&\w+;|[~.]{0,2}/[\w.+-]+/|~/"
-    rb"|!\w+ |(?:file|env|vault|secret):|ENC\["
-)
-"""What stands for a value that is elsewhere: a variable, a template, a call, a path."""
-_WORD = re.compile(rb"[A-Za-z_.: -]+")
+_REFERENCE = re.compile(rb"[$`(\[<{%@/&]|\\|!\w+ |file:|env:|vault:|ENC\[")
 _PRIVATE_URL = re.compile(rb"^(?:user(?:name)?|login|name|foo|bar|me)$", re.I)
 
 
@@ -86,49 +80,11 @@ def passwords(sample: Sample) -> Iterator[Hit]:
                 yield sample.hit("password", "a password for a connection (PPP)", m.start())
                 break
     if not sample.pristine and _is_configuration(sample.path):
-        code = bool(_CODE.search(sample.path))
-        if not code:
-            yield from _assigned(sample)
-            yield from _community(sample)
-        if b'"' in data or b"'" in data:
-            yield from _quoted(sample, patterns.QUOTED, code=code)
-        if b"</" in data:
-            yield from _quoted(sample, patterns.ELEMENT)
+        yield from _assigned(sample)
 
 
 def _is_configuration(path: bytes) -> bool:
-    """Whatever is not in the folders of programs, but for what describes packages, and prose."""
-    if path.startswith(b"/usr/local/etc/"):
-        return True
-    return not (_PROGRAMS.match(path) or _PROSE.search(path) or path.startswith(_LISTS))
-
-
-def _quoted(sample: Sample, form: re.Pattern[bytes], *, code: bool = False) -> Iterator[Hit]:
-    """Values in quotes, and elements. In code a value of letters alone is a word."""
-    found = 0
-    for m in form.finditer(sample.data):
-        value = m["value"].strip(b"\"' ")
-        if m["comma"] and not code:  # a list of words
-            continue
-        sentence = len(value.split()) > 3 or (code and _WORD.fullmatch(value) is not None)
-        if _secret(value) and not sentence and not _REFERENCE.match(value) and not _a_switch(m[1]):
-            yield sample.hit("password", f"a secret in configuration: {_shown(m[1])}", m.start())
-            found += 1
-            if found >= MAX_HITS:
-                return
-
-
-def _community(sample: Sample) -> Iterator[Hit]:
-    if b"community" not in sample.data and b"com2sec" not in sample.data:
-        return
-    for m in patterns.COMMUNITY.finditer(sample.data):
-        if m[1] != b"public" and _secret(m[1]):
-            yield sample.hit("password", "an SNMP community that is a password", m.start())
-            return
-
-
-def _shown(key: bytes) -> str:
-    return key.decode("ascii", "replace")[-40:]
+    return bool(_CONFIGURATION.match(path)) and not _CODE.search(path) and not path.startswith(_LISTS)
 
 
 def _assigned(sample: Sample) -> Iterator[Hit]:
@@ -143,7 +99,8 @@ def _assigned(sample: Sample) -> Iterator[Hit]:
             continue
         value = value.split(b" #", 1)[0].strip()
         if _secret(value) and not _REFERENCE.match(value) and not _a_switch(m[1]):
-            yield sample.hit("password", f"a secret in configuration: {_shown(m[1])}", m.start())
+            key = m[1].decode("ascii", "replace")[-40:]
+            yield sample.hit("password", f"a secret in configuration: {key}", m.start())
             found += 1
             if found >= MAX_HITS:
                 return
