@@ -1,4 +1,7 @@
-"""Files that are nothing but random bytes: raw keys, and keys written as one line of hex or base64."""
+"""Files that are nothing but random bytes, up to LARGEST: raw keys, and keys written as one line of hex or base64.
+
+No findings are formats that compress, encrypt or sign, by their beginnings or names.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ _PGP = re.compile(
     re.DOTALL,
 )
 """OpenPGP messages and signatures: encrypted for somebody, with a passphrase, compressed."""
-_NOT_ALONE = re.compile(rb"\.(?:sig|asc|gpg|gz|xz|bz2|zst|br|lz4|sha\d*|sha\d+sums?|md5(?:sums?)?|pyc|mo|beam|png"
+_NOT_ALONE = re.compile(rb"\.(?:sig|asc|gpg|gz|xz|bz2|zst|br(?:otli)?|lz4|sha\d*|sha\d+sums?|md5(?:sums?)?|pyc|mo|beam|png"
                         rb"|checksum|digest|idx|pack"
                         rb"|jar|jpe?g|gif|webp|woff2?|mp[34]|ogg|whl|deb|rpm|tgz|tbz|txz|lzma?|lzo|Z|7z)$")  # fmt: skip
 

@@ -28,18 +28,18 @@ _LIBRARY = re.compile(rb"/(?:(?:site|dist)-packages|node_modules|gems|vendor|lib
 """Programs that others wrote: their examples are no settings."""
 _REFERENCE = re.compile(
     rb"[`(\[\\]|!\w+ |(?:file|env|vault):|ENC\["
-    rb"|\$(?:\w+(?:(?:->|::|[.\[/]).*)?$|[A-Z_][A-Z0-9_]*\b|[{(\[$])"
+    rb"|\$(?:\w+(?:(?:->|::|[.\[/]).*)?$|(?-i:[A-Z_][A-Z0-9_]*\b)|[{(\[$])"
     rb"|\$(?:1|2[abxy]?|[567]|g?y|sha1|apr1|md5|argon2\w*|pbkdf2[\w-]*)\$"
     rb"|@(?:[\w.-]+@|[/{])"
     rb"|&\w+;"
     rb"|%(?:[{(<]|\w+%|(?:[a-zA-Z][^\w]?%?)+$)"
     rb"|/(?:[\w.+@~*-]+/[\w.+@~*/-]*|[a-z_-]+)$"
     rb"|\{(?:[{%$#\"']|[\w.:-]*\}$|(?!(?:plain|noop|clear|cleartext)\})[\w-]+\})"
-    rb"|<[^<>]*>",
+    rb"|<[^<>]*>|[a-z][a-z0-9+.-]{1,20}://[^\s@]*$",
     re.I,
 )
 """What stands for a value that is elsewhere: variables, commands, templates, placeholders, paths; and hashes, which are
-found as such."""
+found as such. A URL is one unless it has a password, which is found as such, too."""
 _CORE = re.compile(
     rb"pass(?:word|wd|phrase)|passwort|(?:secret|api|access|auth|private)[_-]?key|secret|token|bind_?pw"
     rb"|credentials|(?<![a-z])psk|authtok"
@@ -59,10 +59,12 @@ _LITERAL = re.compile(
 _CALL = re.compile(
     rb"(?:define|set\w{0,20}|put\w{0,20}|\w{0,20}env|get|config\w{0,20})[ \t]{0,5}\([ \t]{0,5}[\"']$"
 )
-_COMMENT = re.compile(rb"\s*(?:#|;|//|/?\*|--(?!\w)|<!--|>>>|dnl\b|REM\b)")
+_COMMENT = re.compile(rb"\s*(?:#|;|//(?![\w.-]+/)|/?\*|--(?!\w)|<!--|>>>|dnl\b|REM\b)")
 _ELEMENT = re.compile(
     _REST + rb"(?:\s[^<>]{0,200})?>\s{0,200}(?:<!\[cdata\[)?([^<>\s]{1,300}?)(?:\]\]>)?\s{0,200}</"
 )
+_NAME_SPACE = re.compile(rb"<[\w.-]{1,38}:$")
+"""The name space of an XML element."""
 _NAMED = re.compile(
     _REST + rb"(?:</(?:name|key)>\s{0,200}<(?:value|string)>\s{0,20}([^<>\s]{1,300})"
     rb"|[\"']\s{1,20}value=(?:\"([^\"\n]{1,300})\"|'([^'\n]{1,300})')|[\"'][^<>]{0,100}>([^<>\s]{1,300})</)"
@@ -73,6 +75,7 @@ _SNMP = re.compile(
     rb"[ \t]{1,20}([^\s#]{1,200})",
     re.M | re.I,
 )
+_TOKEN = re.compile(rb"(?=[^a-zA-Z]*[a-zA-Z])(?=[^0-9]*[0-9])\S{8,}")
 _FORMS = re.compile(rb"[$#]\{|%\(|\{\w*\}|%[sd]")
 _NAME_OF_ONE = re.compile(rb"[a-z_. -]*(?:pass|pwd|secret|token|key|credential|psk|bearer)[a-z_. -]*", re.I)
 
@@ -139,7 +142,9 @@ def _inline(data: bytes) -> Iterator[tuple[bytes, int]]:
         start = begin - len(key)
         before = lower[max(0, start - 1) : start]
         m = _PAIR.match(lower, begin) if before not in (b"$", b"\\") else None
-        if m is None and before == b"<":
+        if m is None and (
+            before == b"<" or (before == b":" and _NAME_SPACE.search(lower[max(0, start - 40) : start]))
+        ):
             m = _ELEMENT.match(lower, begin)
         if m is None and before in (b">", b'"', b"'"):
             m = _NAMED.match(lower, begin)
@@ -176,6 +181,8 @@ def _literals(sample: Sample) -> Iterator[tuple[bytes, int]]:
             continue
         name = key + lower[core.end() : core.end() + _rest(lower, core.end())]
         value = data[m.start(group) : m.end(group)]
+        if core[0] in (b"token", b"credentials") and not _TOKEN.fullmatch(value):
+            continue
         if _NAME_OF_ONE.fullmatch(value) or _FORMS.search(value) or (b" " in value and not _dense(value)):
             continue
         if _is_value(name, value):
@@ -214,7 +221,8 @@ def _a_switch(key: bytes) -> bool:
     return re.search(
         rb"(?:file|path|dir|cmd|command|prompt|method|type|min|max|len(?:gth)?|age|days?|auth(?:entication)?|policy"
         rb"|hash|store|helper|retry|retries|timeout|attempts|expire|change|enabled?|url|uri|name|id|scheme|format"
-        rb"|scope|algorithm|label|field|provider|warn|size|quality|history|storage|reqd|required)$",
+        rb"|scope|algorithm|label|field|provider|warn|size|quality|history|storage|reqd|required"
+        rb"|version|endpoint|audience|class|certs?|comment|ttl|lifetime|expiry|mode|level|count|limit|host|port)$",
         key.rstrip(b"_-.:"),
         re.I,
     ) is not None  # fmt: skip
