@@ -41,7 +41,7 @@ _TABLE = (
     Check(
         "private-key",
         "Private keys by content: PEM (RSA, EC, DSA, PKCS#8, encrypted ones too), OpenSSH, SSH2, PuTTY, DER, Dropbear, "
-        "WireGuard, age, minisign, signify, JWK, DNSSEC, OpenVPN",
+        "WireGuard, age, minisign, signify, JWK, DNSSEC, OpenVPN; PEM in UTF-16, several DER keys in one file",
         _SHARED,
         "Remove the key and make a new one: this one may have been copied already.",
         _C,

@@ -39,9 +39,10 @@ _PGP = re.compile(
     re.DOTALL,
 )
 """OpenPGP messages and signatures: encrypted for somebody, with a passphrase, compressed."""
-_NOT_ALONE = re.compile(rb"\.(?:sig|asc|gpg|gz|xz|bz2|zst|br(?:otli)?|lz4|sha\d*|sha\d+sums?|md5(?:sums?)?|pyc|mo|beam|png"
-                        rb"|checksum|digest|idx|pack"
-                        rb"|jar|jpe?g|gif|webp|woff2?|mp[34]|ogg|whl|deb|rpm|tgz|tbz|txz|lzma?|lzo|Z|7z)$")  # fmt: skip
+_NOT_ALONE = re.compile(
+    rb"\.(?:sig|asc|gpg|gz|xz|bz2|zst|br(?:otli)?|lz4|sha\d*|sha\d+sums?|md5(?:sums?)?|pyc|mo|beam|png|checksum"
+    rb"|digest|idx|pack|jar|jpe?g|gif|webp|woff2?|mp[34]|ogg|whl|deb|rpm|tgz|tbz|txz|lzma?|lzo|Z|7z)$"
+)
 
 
 def key_file(sample: Sample) -> Iterator[Hit]:
