@@ -222,7 +222,7 @@ def _a_switch(key: bytes) -> bool:
         rb"(?:file|path|dir|cmd|command|prompt|method|type|min|max|len(?:gth)?|age|days?|auth(?:entication)?|policy"
         rb"|hash|store|helper|retry|retries|timeout|attempts|expire|change|enabled?|url|uri|name|id|scheme|format"
         rb"|scope|algorithm|label|field|provider|warn|size|quality|history|storage|reqd|required"
-        rb"|version|endpoint|audience|class|certs?|comment|ttl|lifetime|expiry|mode|level|count|limit|host|port)$",
+        rb"|version|endpoint|audience|class|certs?|comment|ttl|lifetime|expiry|mode|level|count|limit|host|port|check|strength|manager|generator)$",
         key.rstrip(b"_-.:"),
         re.I,
     ) is not None  # fmt: skip

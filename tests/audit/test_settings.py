@@ -106,6 +106,7 @@ NOTHING = [
     "[success=end new_authtok_reqd=done default=ignore]\tpam_unix.so",
     'DEFAULT_PASSWORD_TYPE="sha512"',
     "tokens: {a: b}",
+    '{"mariadb-plugin-cracklib-password-check": "10.11.14"}',
 ]
 LITERALS = {
     "/srv/site/settings.py": (
