@@ -41,7 +41,7 @@ _TABLE = (
     Check(
         "private-key",
         "Private keys by content: PEM (RSA, EC, DSA, PKCS#8, encrypted ones too), OpenSSH, SSH2, PuTTY, DER, Dropbear, "
-        "WireGuard, age, minisign, signify, JWK, DNSSEC, OpenVPN",
+        "WireGuard, age, minisign, signify, JWK, DNSSEC, OpenVPN; PEM in UTF-16, several DER keys in one file",
         _SHARED,
         "Remove the key and make a new one: this one may have been copied already.",
         _C,
@@ -87,7 +87,8 @@ _TABLE = (
     Check("kerberos-cache", "Kerberos credential caches by content", _SHARED, _REMOVE, _C),
     Check(
         "key-file",
-        "Small files of random bytes, hex or base64 that are no known format: munge keys, raw secrets, unique ids",
+        "Files of random bytes (up to 64 KiB), hex or base64 that are no known format: munge keys, raw secrets, "
+        "unique ids",
         _SHARED,
         _REMOVE,
         _C,
@@ -102,7 +103,8 @@ _TABLE = (
     ),
     Check(
         "password",
-        "Passwords in the clear: in configuration (`password = …`), URLs, .netrc, .pgpass, PPP and Wi-Fi secrets",
+        "Passwords in the clear: in configuration (`password = …`, JSON, YAML, XML, quoted literals of programs, SNMP "
+        "communities), URLs, .netrc, .pgpass, PPP and Wi-Fi secrets",
         _SHARED,
         "Remove the password; give it to the machine through its context or a site layer.",
         _C,

@@ -3,15 +3,17 @@ stands beside it. Partitions that nobody could look into are findings."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from kiosk import clock
+from kiosk import clock, files
 from kiosk.audit.audit import Progress, audit
 from kiosk.audit.model import Facts, Hit, Report
 from kiosk.disk.disk import Disk, Part, probe, system
-from kiosk.errors import MissingToolError, NotFoundError
+from kiosk.errors import CorruptError, MissingToolError, NotFoundError
 from kiosk.pipe import told
 
 _BOOT_FILES = re.compile(
@@ -28,14 +30,37 @@ _MOST_LISTED = 1 << 20
 def audit_disk(
     path: Path, facts: Facts, *, progress: Progress = lambda n: None, now: clock.Clock = clock.now
 ) -> Report:
-    """Audits the raw disk image in the file `path`. Raises NotFoundError when there is none, UsageError when it is of
-    another format or encrypted, CorruptError when it is damaged."""
-    if not path.exists():
-        raise NotFoundError("there is no such disk image", where=str(path))
-    disk = probe(path)
-    with system(path) as (volume, joined):
-        beside = [hit for part in disk.parts if part.number not in joined for hit in _beside(disk, part)]
-        return audit(volume, facts, beside=beside, progress=progress, now=now)
+    """Audits the raw disk image in the file `path`; the report names the digest of the bytes that were read.
+
+    The file is hashed first, and must be the same file, not written to, renamed or replaced, when all is read. Raises
+    NotFoundError when there is none, UsageError when it is of another format or encrypted, CorruptError when it is
+    damaged, when its digest is not the one that `facts` say, and when it was changed meanwhile.
+    """
+    try:
+        source = path.open("rb")
+    except FileNotFoundError:
+        raise NotFoundError("there is no such disk image", where=str(path)) from None
+    with source:
+        before = _state(os.fstat(source.fileno()))
+        disk = probe(path)
+        digest = files.sha256(source)
+        if facts.disk not in ("", digest):
+            raise CorruptError(
+                f"has the digest {digest}, the manifest says {facts.disk}",
+                where=str(path),
+                hint="The built files were changed; build the version again.",
+            )
+        with system(path) as (volume, joined):
+            beside = [hit for part in disk.parts if part.number not in joined for hit in _beside(disk, part)]
+            report = audit(volume, replace(facts, disk=digest), beside=beside, progress=progress, now=now)
+        if not path.exists() or _state(path.stat()) != before or _state(os.fstat(source.fileno())) != before:
+            raise CorruptError("was changed while it was audited", where=str(path), hint="Audit it again.")
+        return report
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    """What is another one after a file was written to, renamed or replaced."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _beside(disk: Disk, part: Part) -> Iterator[Hit]:

@@ -17,11 +17,14 @@ from kiosk.audit.sample import Sample
 MAX_KEYS = 50
 """So many keys of a file are told one by one."""
 MAX_BEGINNINGS = 5000
+MAX_SEQUENCES = 1000
 _LARGEST_DER = 32 << 10
 _LARGEST_STORE = 4 << 20
 _BEGIN = re.compile(
     rb"-{4,5} ?BEGIN ((?:[A-Za-z0-9]{1,20} ){0,4})(PRIVATE KEY(?: BLOCK)?|Static key V1)(?: |-)----"
 )
+_WIDE = b"B\0E\0G\0I\0N\0"
+"""`BEGIN` in UTF-16 of either byte order."""
 _MATERIAL = re.compile(rb"[A-Za-z0-9+/]{24,}={0,2}|[0-9a-f]{32}")
 _TEXT_KEYS = (
     (b"PuTTY-User-Key-File-", re.compile(rb"^PuTTY-User-Key-File-\d: \S+", re.M), "a PuTTY private key"),
@@ -62,21 +65,10 @@ _PASSWORDS: tuple[bytes | None, ...] = (None, b"", b"changeit", b"changeme")
 def private_keys(sample: Sample) -> Iterator[Hit]:
     """Keys in text formats, in any file or window."""
     data = sample.data
-    found = 0
     if b"BEGIN " in data:
-        for count, m in enumerate(_BEGIN.finditer(data)):
-            if count >= MAX_BEGINNINGS:
-                yield sample.hit("unexamined", "has more beginnings of keys than can be looked at")
-                return
-            after = data[m.end() : m.end() + 2048].split(b"-----END", 1)[0]
-            if not _MATERIAL.search(after.replace(b"\\n", b"\n").replace(b"\\/", b"/")):
-                continue
-            kind = (m[1] + m[2]).decode("ascii", "replace").strip()
-            pgp = "PGP" in kind
-            yield sample.hit("pgp-secret-key" if pgp else "private-key", f"a key in PEM: {kind}", m.start())
-            found += 1
-            if found >= MAX_KEYS:
-                return
+        yield from _pem(sample, data)
+    if _WIDE in data:
+        yield from _pem(sample, data.replace(b"\0", b""), wide=True)
     for needle, pattern, what in _TEXT_KEYS:
         if needle in data and (text := pattern.search(data)):
             yield sample.hit("private-key", what, text.start())
@@ -86,6 +78,25 @@ def private_keys(sample: Sample) -> Iterator[Hit]:
         and _JWK_SECRET.search(data, max(0, jwk.start() - 8192))
     ):
         yield sample.hit("private-key", "a private JSON Web Key", jwk.start())
+
+
+def _pem(sample: Sample, data: bytes, *, wide: bool = False) -> Iterator[Hit]:
+    """Keys in PEM in `data`, which is the sample's, or it without the zeros of UTF-16 (`wide`)."""
+    found = 0
+    for count, m in enumerate(_BEGIN.finditer(data)):
+        if count >= MAX_BEGINNINGS:
+            yield sample.hit("unexamined", "has more beginnings of keys than can be looked at")
+            return
+        after = data[m.end() : m.end() + 2048].split(b"-----END", 1)[0]
+        if not _MATERIAL.search(after.replace(b"\\n", b"\n").replace(b"\\/", b"/")):
+            continue
+        kind = (m[1] + m[2]).decode("ascii", "replace").strip() + (" in UTF-16" if wide else "")
+        pgp = "PGP" in kind
+        at = None if wide else m.start()
+        yield sample.hit("pgp-secret-key" if pgp else "private-key", f"a key in PEM: {kind}", at)
+        found += 1
+        if found >= MAX_KEYS or wide:
+            return
 
 
 def key_files(sample: Sample) -> Iterator[Hit]:
@@ -111,26 +122,40 @@ def key_files(sample: Sample) -> Iterator[Hit]:
 
 
 def _der(sample: Sample) -> Iterator[Hit]:
-    """PKCS#1, PKCS#8, SEC1 and PKCS#12: one ASN.1 sequence as long as the file."""
+    """PKCS#1, PKCS#8, SEC1 and PKCS#12: ASN.1 sequences from the beginning on, one after the other."""
     data = sample.data
-    if _sequence_length(data) != len(data):
-        return
+    at = count = 0
+    while len(data) - at >= 16 and data[at] == 0x30:
+        size = _sequence_length(data[at : at + 6])
+        if not 2 < size <= len(data) - at:
+            return
+        if count >= MAX_SEQUENCES:
+            yield sample.hit("unexamined", "has more ASN.1 sequences than can be looked at")
+            return
+        if hit := _sequence(sample, data[at : at + size]):
+            yield hit
+            return
+        at += size
+        count += 1
+
+
+def _sequence(sample: Sample, data: bytes) -> Hit | None:
+    """What one ASN.1 sequence is."""
     if b"\x02\x01\x03\x30" in data[:12] and b"\x2a\x86\x48\x86\xf7\x0d\x01\x07" in data[:64]:
         if _has_key(data):
-            yield sample.hit("key-store", "a PKCS#12 store with a private key, or one that can't be opened")
-        return
+            return sample.hit("key-store", "a PKCS#12 store with a private key, or one that can't be opened")
+        return None
     if len(data) > _LARGEST_DER:
-        return
+        return None
     try:
         load_der_private_key(data, None)
     except TypeError:
-        yield sample.hit("private-key", "an encrypted private key in DER (PKCS#8)")
+        return sample.hit("private-key", "an encrypted private key in DER (PKCS#8)")
     except UnsupportedAlgorithm:
-        yield sample.hit("private-key", "a private key in DER, of an unusual kind")
+        return sample.hit("private-key", "a private key in DER, of an unusual kind")
     except ValueError:
-        return
-    else:
-        yield sample.hit("private-key", "a private key in DER")
+        return None
+    return sample.hit("private-key", "a private key in DER")
 
 
 def _sequence_length(data: bytes) -> int:

@@ -130,7 +130,9 @@ HASHES: tuple[Form, ...] = (
 
 _WORDS = (
     r"(?:pass(?:word|wd|phrase)|passwort|(?:client_?|shared_?|app_?)?secret(?:_?key)?|api_?key|access_?key|auth_?key"
-    r"|[a-z_]{0,20}token|bind_?pw|bindpasswd|credentials|psk|authtok|private_?key)"
+    r"|[a-z_]{0,20}token|bind_?pw|bindpasswd|credentials|psk|authtok|private_?key"
+    r"|(?:(?<![a-z])|(?<=db)|(?<=my)|(?<=sql)|(?<=user)|(?<=admin)|(?<=root)|(?<=ldap)|(?<=smtp)|(?<=mail)|(?<=ftp))"
+    r"(?:pass|pwd|pw)(?=\d{0,3}[\"']?[ \t]{0,20}[:=]))"
 )
 ASSIGNMENT = re.compile(
     (

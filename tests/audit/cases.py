@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -140,6 +141,19 @@ CASES = [
         lambda: gzip.compress(b"x" * 300 + m.pem()),
         lambda: gzip.compress(b"x" * 300),
     ),
+    case(
+        "private-key",
+        "/srv/keys.der",
+        lambda: m.certificate("n", ca=True).public_bytes(Encoding.DER) + m.ec_der() + m.ec_der(),
+        lambda: m.certificate("n", ca=True).public_bytes(Encoding.DER) * 3,
+    ),
+    case("private-key", "/srv/le.pem", lambda: m.pem().decode().encode("utf-16"), "BEGIN".encode("utf-16")),
+    case(
+        "private-key",
+        "/root/be.pem",
+        lambda: m.pem().decode().encode("utf-16-be"),
+        "-----BEGIN PRIVATE KEY-----\n…".encode("utf-16-be"),
+    ),
     case("key-store", "/etc/node.p12", lambda: m.store(key=True), lambda: m.store(key=False)),
     case(
         "key-store",
@@ -211,6 +225,27 @@ CASES = [
         "/var/lib/x/secret",
         lambda: m.noise("n", 1024),
         lambda: bytes(range(64)) * 2 + b"\0" * 900,
+    ),
+    case(
+        "key-file",
+        "/data/pool.key",
+        lambda: m.noise("pool", 10_000),
+        lambda: zlib.compress(m.noise("z", 10_000)),
+    ),
+    case(
+        "key-file", "/etc/app/k", lambda: m.noise("k", 64 << 10), lambda: gzip.compress(m.noise("g", 50_000))
+    ),
+    case(
+        "key-file",
+        "/etc/app/k2",
+        lambda: m.noise("k2", 9000),
+        lambda: b"\x85\x02\x0c\x03" + m.noise("gpg", 20_000),
+    ),
+    case(
+        "key-file",
+        "/srv/k3",
+        lambda: m.noise("k3", 9000),
+        lambda: b"KVDB" + bytes(60) + m.noise("db", 20_000),
     ),
     case(
         "key-file",

@@ -52,6 +52,10 @@ def pem(form: PrivateFormat = PrivateFormat.PKCS8, password: bytes | None = None
     return written(rsa_key(), Encoding.PEM, form, password)
 
 
+def ec_der() -> bytes:
+    return written(ec_key(), Encoding.DER, PrivateFormat.PKCS8)
+
+
 def ssh_public(comment: str = "alice@desk") -> str:
     key = ed25519.Ed25519PrivateKey.generate().public_key()
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() + f" {comment}\n"

@@ -120,6 +120,14 @@ HOSTILE = {
     "docker": b'"auth":' * (MIB // 2),
     "kickstart": b"user " + b"--password=" * (MIB // 4),
     "lines": b"\n" * MIB,
+    "elements": b"<password>\n" * (MIB // 8),
+    "attributes": b'password="' * (MIB // 8),
+    "json": b'{"password":"' * (MIB // 8),
+    "braces": b"{password: " * (MIB // 8),
+    "blanks": (b"<password>" + b" " * 150) * (MIB // 150),
+    "com2sec": b"com2sec a b " * (MIB // 8),
+    "wide": b"B\0E\0G\0I\0N\0 \0" * (MIB // 8),
+    "sequences": (b"\x30\x10" + b"a" * 16) * (MIB // 8),
 }
 
 
@@ -127,6 +135,7 @@ HOSTILE = {
 def test_no_content_makes_a_check_slow(name: str, root: Root) -> None:
     root.write("etc/passwd-", HOSTILE[name][:MIB])
     root.write("etc/netplan/x", HOSTILE[name][:MIB])
+    root.write("srv/x.py", HOSTILE[name][:MIB])
     seconds, _ = timed(root)
     assert seconds < 4
 

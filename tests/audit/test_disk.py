@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from kiosk.audit import Facts
 from kiosk.audit.disk import audit_disk
-from kiosk.errors import KioskError, NotFoundError, UsageError
+from kiosk.errors import CorruptError, KioskError, NotFoundError, UsageError
+from kiosk.files import sha256
 from kiosk.run import run
 from tests.audit import material
 from tests.audit.images import NOW, Root, clean
@@ -62,6 +64,31 @@ def test_a_disk_is_read_and_stays_as_it_was(root: Root, tmp_path: Path) -> None:
     assert [(f.check, f.path) for f in report.findings] == [("private-key", "/opt/key")]
     assert sum(seen) == report.counts.bytes
     assert (image.stat().st_mtime_ns, image.read_bytes()) == before
+
+
+def test_the_report_names_the_bytes_that_were_read(root: Root, tmp_path: Path) -> None:
+    image = file_system(root.path, tmp_path / "disk.raw")
+    assert audit_disk(image, Facts(), now=lambda: NOW).disk == sha256(image)
+    with pytest.raises(CorruptError, match="the manifest says sha256:0000"):
+        audit_disk(image, Facts(disk="sha256:" + "0" * 64))
+
+
+@pytest.mark.parametrize("deed", ["written", "replaced", "removed"])
+def test_a_disk_that_changes_while_it_is_audited_has_no_report(deed: str, root: Root, tmp_path: Path) -> None:
+    image = file_system(root.path, tmp_path / "disk.raw")
+    other = tmp_path / "other.raw"
+    other.write_bytes(image.read_bytes())
+
+    def change(count: int) -> None:
+        if deed == "written":
+            os.utime(image, ns=(0, 0))
+        elif deed == "replaced" and other.exists():
+            other.replace(image)
+        elif deed == "removed":
+            image.unlink(missing_ok=True)
+
+    with pytest.raises(CorruptError, match="changed while it was audited"):
+        audit_disk(image, Facts(), progress=change, now=lambda: NOW)
 
 
 def test_what_stands_beside_the_root_is_told(root: Root, tmp_path: Path) -> None:

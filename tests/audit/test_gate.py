@@ -101,6 +101,14 @@ def test_an_exception_of_the_manifest_lets_it_pass_and_is_published(kiosk: Kiosk
     assert [(a.finding.path, a.reason) for a in report.accepted] == [("/opt/key", REASON)]
 
 
+def test_a_disk_that_is_not_the_manifests_is_not_audited(kiosk: Kiosk, tmp_path: Path) -> None:
+    folder = build(kiosk.settings, tmp_path)
+    with (folder / "disk.raw").open("r+b") as f:
+        f.write(b"x")
+    with pytest.raises(CorruptError, match="the manifest says"):
+        gate()(read_built(folder), folder)
+
+
 def test_a_version_that_brings_its_own_report_is_refused(kiosk: Kiosk, tmp_path: Path) -> None:
     folder = build(kiosk.settings, tmp_path)
     manifest = read_built(folder)
