@@ -139,6 +139,11 @@ class Settings(BaseModel):
         return self.home / "keys"
 
     @property
+    def fleet_file(self) -> Path:
+        """The fleet's database, where no other is named."""
+        return self.home / "fleet.sqlite"
+
+    @property
     def fleet_key(self) -> Path:
         """The key from which hosts' tokens follow."""
         return self.home / "fleet.key"

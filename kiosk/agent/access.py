@@ -17,21 +17,25 @@ FEW = 1
 """So many hosts read from the origin at once without harm, and need no swarm."""
 SOON = 3.0
 """Seconds after which a host that was alone asks whether it still is: others may wait for what it brings."""
-LONGEST_TURN = 7200.0
+UNKNOWN = 100
+"""So many hosts are thought to want a version where nobody has said how many there are."""
 SILENCE = 30.0
 """Seconds after which an answer is no longer waited for."""
 AGAIN = 30.0
 """Seconds between questions where nobody gives leases."""
-PATIENCE = 1800.0
-"""Seconds without a byte from anywhere after which a host goes to the origin in its turn, whatever it is told."""
 
 
 def turn(host: str, name: str, version: str, fanout: int, size: int, rate: float) -> float:
     """Seconds until a host's turn, when `fanout` hosts want `size` bytes of an origin that gives `rate` a
-    second. 0 for a few hosts."""
-    if fanout <= FEW:
+    second. 0 for a host that is known to be alone; `fanout` 0 is not known."""
+    if 1 <= fanout <= FEW:
         return 0.0
-    return min(LONGEST_TURN, place(name, version, host) / WHOLE * fanout * size / rate)
+    return place(name, version, host) / WHOLE * (fanout or UNKNOWN) * size / rate
+
+
+PATIENCE = 6 * 3600.0
+"""Seconds without a byte from anywhere after which a host goes to the origin in its turn, whatever it is told: a server
+that only ever refuses must not keep hosts from updates, and a budget is one of an hour."""
 
 
 @dataclass
@@ -85,9 +89,9 @@ class Access:
         now = self.monotonic()
         self._asked = None
         if lease is None:
-            self.fanout = fanout
+            self.fanout = fanout or self.fanout
             if self._own_at is None:
-                self._own_at = now + self.turn_of(fanout)
+                self._own_at = now + self.turn_of(self.fanout)
             self._ask_at = now + AGAIN
             return
         self._own_at = None

@@ -96,21 +96,27 @@ def read(answer: Answer) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+TROUBLE = 30.0
+"""Seconds before a kiosk is asked again that gave no proper answer."""
+
+
 def lease(answer: Answer | None) -> dict[str, Any] | None:
-    """A lease, its numbers within bounds; None where nobody gives leases."""
-    if answer is None:
+    """A lease, its numbers within bounds; None where nobody gives leases: nobody answers, or nothing of that kind is
+    there. A kiosk that is in trouble, or does not know this host, refuses."""
+    if answer is None or answer.status in (404, 405, 501):
         return None
     if answer.status == 429:
         after = answer.headers.get("retry-after", "")
         retry = min(3600.0, float(after)) if after.isdecimal() else 5.0
         return {"granted": False, "seconds": 0.0, "retry": retry, "slot": 0, "fanout": 0}
+    refused: dict[str, Any] = {"granted": False, "seconds": 0.0, "retry": TROUBLE, "slot": 0, "fanout": 0}
     found = read(answer)
     if answer.status != 200 or not isinstance(found.get("granted"), bool):
-        return None
+        return refused
     made: dict[str, Any] = {"granted": found["granted"]}
     for key, most in (("seconds", 3600), ("retry", 3600), ("slot", 1000), ("fanout", 1_000_000)):
         value = found.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            return None
+            return refused
         made[key] = value if key in ("seconds", "retry") else int(value)
     return made

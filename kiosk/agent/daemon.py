@@ -43,6 +43,8 @@ STOP_SECONDS = 15.0
 MOST_PUSHES = 100
 MOST_NAMES = 1000
 NEVER = float("inf")
+MOST_WAITING = 1000
+"""Calls that wait for the loop, from which on events are dropped."""
 WAKE = "wake"
 
 
@@ -124,7 +126,7 @@ class Daemon:
             self.stream = Stream(
                 web,
                 path,
-                lambda event: self.post(lambda: self.heard(event)),
+                self.hear,
                 lambda why: self.post(lambda: self.stream_is(why)),
             )
             self.stream.start()
@@ -146,8 +148,10 @@ class Daemon:
         if what == WAKE:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
-            while self._inbox:
+            for _ in range(len(self._inbox)):  # not those that come meanwhile: timers have their turn
                 self._inbox.popleft()()
+            if self._inbox:
+                self.wake()
         elif what == "swarm":
             for digest in self.swarm.completed():
                 if self.child is not None:
@@ -161,8 +165,17 @@ class Daemon:
     def post(self, call: Callable[[], None]) -> None:
         """Has the loop call it; for threads."""
         self._inbox.append(call)
+        self.wake()
+
+    def wake(self) -> None:
+        """Has the loop look at once."""
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
+
+    def hear(self, event: Event) -> None:
+        """Passes an event on; for the thread that listens. Of a flood most is dropped: events only hasten."""
+        if len(self._inbox) < MOST_WAITING:
+            self.post(lambda: self.heard(event))
 
     def sooner(self, name: str, at: float) -> None:
         """Lets something be due then, unless it is due earlier."""
@@ -181,6 +194,10 @@ class Daemon:
         """Somebody says that timestamp.json has this version (None: any). A run under way may have seen it."""
         if self.child is not None:
             self.claimed = -1 if claimed is None else claimed
+            if self.state.state == "waiting" and claimed != self.state.timestamp:
+                # what it waits for may be withdrawn, and something else urgent: the bytes that came are kept
+                self.stopped = self.again = True
+                self.child.stop()
         elif claimed is None or claimed != self.state.timestamp or self.pace.failures:
             self.sooner("work", at)
 
@@ -197,6 +214,7 @@ class Daemon:
             "pushed": sorted({name for names in self.pushes.values() for name in names}),
             "open": self.open,
             "swarm": self.swarm.works,
+            "fanout": self.state.fanout,
         }
         try:
             self.child = Child(job, self._selector)
@@ -223,6 +241,8 @@ class Daemon:
             self.swarm.want(message["infohash"], Path(message["torrent"]), [d for d, _ in message["objects"]])
         elif what == "have":
             self.swarm.have(message["digest"])
+        elif what == "lost":
+            self.swarm.lost(message["digest"])
         elif what == "seed":
             self.swarm.seed([(h, Path(p)) for h, p in message["torrents"]])
         elif what == "lease":
@@ -244,7 +264,7 @@ class Daemon:
         self.counting = {}
         self.state.fetching = None
         if self.leased is not None:
-            self.give_back(*self.leased)
+            self.give_back(*self.leased, 0)
         result = self.result
         if result is None:
             self.failed_without_result(code)
@@ -269,7 +289,7 @@ class Daemon:
     def take_result(self, result: dict[str, Any]) -> None:
         """A run that has something to say."""
         results = result["results"]
-        failed = [f"{r['name']}@{r['version']}"[:180] for r in results if r["state"] == "failed"]
+        failed = [f"{r['name']}@{r['version']}"[:180] for r in results if r["bad"]]
         self.state.failed = failed[: states.MOST_FAILED]
         self.state.waiting = [f"{r['name']}@{r['version']}" for r in results if r["state"] == "waiting"]
         where = f"{result['where']}: " if result["where"] else ""
@@ -308,7 +328,7 @@ class Daemon:
         """Passes a question on to the kiosk, or answers it where nobody gives leases."""
         name, version = asked["name"], asked["version"]
         if asked["done"]:
-            self.give_back(name, version)
+            self.give_back(name, version, asked["bytes"])
             return
         self.leased = name, version
         if self.api is None:
@@ -331,11 +351,17 @@ class Daemon:
         if self.child is not None:
             self.child.tell({"lease": made, "fanout": self.state.fanout})
 
-    def give_back(self, name: str, version: str) -> None:
-        """Gives a lease back, so that another host gets it."""
+    def give_back(self, name: str, version: str, left: int) -> None:
+        """Gives a lease back, so that another host gets it, with the bytes that were not read."""
         self.leased = None
         if self.api is not None:
-            fields = {"schema": "kiosk.lease/1", "name": name, "version": version, "bytes": 0, "done": True}
+            fields = {
+                "schema": "kiosk.lease/1",
+                "name": name,
+                "version": version,
+                "bytes": left,
+                "done": True,
+            }
             self.api.post("/api/lease", fields, lambda _answer: None)
 
     # -- what the kiosk tells -------------------------------------------------------------------------

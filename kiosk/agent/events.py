@@ -56,7 +56,7 @@ class Parser:
         if key == "event":
             self._name = value[:100]
         elif key == "data":
-            self._size += len(value)
+            self._size += len(value) + 1
             if self._size > LONGEST:
                 raise WebError("an event is too long")
             self._data.append(value)

@@ -22,7 +22,16 @@ from kiosk.agent.shared import Shared
 from kiosk.agent.source import AgentSource, Place
 from kiosk.agent.talk import Talk
 from kiosk.config import S3Options
-from kiosk.errors import CorruptError, Interrupted, KioskError, StorageError, VerificationError
+from kiosk.errors import (
+    BusyError,
+    CorruptError,
+    ExpiredError,
+    Interrupted,
+    KioskError,
+    NetworkError,
+    StorageError,
+    VerificationError,
+)
 from kiosk.log import logger
 from kiosk.model.manifest import Manifest
 from kiosk.model.names import Ref, Version, parse_ref, with_version
@@ -42,18 +51,19 @@ SAY_EVERY = 0.5
 @dataclass(frozen=True)
 class Job:
     """What a run is for: `pushed` names and patterns that people want now, whether the window is `open`, and
-    whether there is a `swarm`."""
+    whether there is a `swarm`, and the `fanout` that was last known."""
 
     orders: Orders
     pushed: tuple[str, ...] = ()
     open: bool = True
     swarm: bool = False
     dry_run: bool = False
+    fanout: int = 0
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one version."""
+    """What became of one version. `bad` is what speaks against the version: not a network, a disk or a lock."""
 
     name: str
     version: str
@@ -61,6 +71,7 @@ class Done:
     moved: int = 0
     seconds: float = 0.0
     error: str | None = None
+    bad: bool = False
 
 
 @dataclass
@@ -78,7 +89,8 @@ class Report:
         log.warning("%s: %s", ref, error)
         self.failure = self.failure or error
         name, _, version = str(ref).partition("@")
-        self.results.append(Done(name, version or "-", "failed", error=error.what))
+        bad = not isinstance(error, NetworkError | StorageError | BusyError | ExpiredError)
+        self.results.append(Done(name, version or "-", "failed", error=error.what, bad=bad))
 
 
 class Run:
@@ -99,6 +111,7 @@ class Run:
         self.report = Report()
         self.ends = Ends(self.cache, Path(orders.home) / "vms", orders.handover)
         self.keeping: set[Ref] = set()
+        self.before: set[Ref] = set()
         self.used: dict[Ref, int] = {}
         self.bytes = {"http": 0, "swarm": 0}
 
@@ -113,6 +126,7 @@ class Run:
             self.report.expires = stamp.expires.timestamp()
             todo = self.decide()
             self.keeping = {with_version(r, v) for r, c in todo for v in (c.target, c.stage) if v is not None}
+            self.keeping |= self.before
             for ref, choice in sorted(todo, key=lambda t: not t[1].back):
                 self.guarded(ref, lambda r=ref, c=choice: self.follow(r, c))  # type: ignore[misc]
             for ref, choice in todo:
@@ -160,12 +174,15 @@ class Run:
         return found
 
     def choice(self, ref: Ref, offered: Sequence[Version]) -> Choice:
-        """The plan for one name, after the signed roll-out."""
+        """The plan for one name, after the signed roll-out. What it may bring hosts back to is kept."""
+        rolled = rollout(self.repository, ref)
+        if rolled is not None and rolled.before is not None:
+            self.before.add(with_version(ref, Version.parse(rolled.before)))
         return choose(
             offered,
             self.cache.versions(ref),
             self.cache.current(ref),
-            rollout(self.repository, ref),
+            rolled,
             self.orders.host,
             prestage=self.orders.prestage,
         )
@@ -194,11 +211,24 @@ class Run:
                 self.note(ref, "waiting")
                 return
             moved = self.bring(manifest, signed, held_back=waits)
+            if not self.is_still(name, choice):
+                self.note(ref, "staged", moved, time.monotonic() - begin)
+                return
         if current != ref.version:
             self.cache.make_current(ref)
         state = "fetched" if not here else "switched" if current != ref.version else "current"
         self.note(ref, "returned" if choice.back else state, moved, time.monotonic() - begin)
         self.hand_over(Installed(ref, manifest, self.cache.version_folder(ref), current=True))
+
+    def is_still(self, name: Ref, choice: Choice) -> bool:
+        """Whether the plan is still the same, after what may have taken hours. The last run's is followed where the
+        kiosk can't be asked now."""
+        try:
+            self.repository.refresh()
+            offered = [r.version for r in self.repository.versions(name) if r.version is not None]
+            return self.choice(name, offered).target == choice.target
+        except NetworkError:
+            return True
 
     def hand_over(self, version: Installed) -> None:
         """Hands a current version over to every place that is configured for it."""
@@ -226,7 +256,7 @@ class Run:
             self.origin,
             self.talk,
             ref,
-            Place(self.orders.host, self.orders.origin_rate),
+            Place(self.orders.host, self.orders.origin_rate, self.job.fanout),
             shared=self.shared,
             torrent=self.torrent(manifest),
             room=lambda needs, kept: self.make_room(ref, needs, kept),

@@ -39,10 +39,12 @@ MOST_NAMED = 200_000
 
 @dataclass(frozen=True)
 class Place:
-    """Who fetches: the host, and how much the origin gives (bytes a second)."""
+    """Who fetches: the host, how much the origin gives (bytes a second), and how many hosts wanted a version when that
+    was last known (0: it never was)."""
 
     host: str
     rate: float
+    fanout: int = 0
 
 
 class AgentSource:
@@ -85,6 +87,7 @@ class AgentSource:
             ask=lambda: talk.say("lease", name=name, version=version, bytes=self._left, done=False),
             turn_of=lambda fanout: turn(at.host, name, version, fanout, max(1, self._left), at.rate),
             monotonic=monotonic,
+            fanout=at.fanout,
         )
         talk.listener = self.hear
 
@@ -134,9 +137,11 @@ class AgentSource:
         """Ends what runs ahead and gives the lease back."""
         self._closed.set()
         with self._changed:
-            begun = self._access.begun
+            begun, left = self._access.begun, self._left
         if begun:
-            self._talk.say("lease", name=self._ref.base, version=str(self._ref.version), bytes=0, done=True)
+            self._talk.say(
+                "lease", name=self._ref.base, version=str(self._ref.version), bytes=left, done=True
+            )
         self._talk.listener = None
 
     # -- what the daemon says -------------------------------------------------------------------------
@@ -164,7 +169,7 @@ class AgentSource:
     def _take_part(self) -> None:
         """Joins the swarm unless a few hosts can all read from the origin; runs ahead of the readers where
         others wait for what this host brings."""
-        if self._torrent is None:
+        if self._torrent is None or not self._keeps:
             return
         asking = self._access.waiting and not self._joined
         granted = self._access.granted()
@@ -227,6 +232,7 @@ class AgentSource:
             data = self._shared.read(wanted)
         except (MissingObject, CorruptError, OSError) as e:
             log.info("%s is not used: %s", wanted.digest, e)
+            self._talk.say("lost", digest=wanted.digest)
             with self._changed:
                 self._there.discard(wanted.digest)
                 self._access.begin()
@@ -252,7 +258,10 @@ class AgentSource:
             self._shared.write(wanted, data)
         except StorageError as e:
             log.warning("%s; nothing more of %s is shared", e, self._ref)
-            self._keeps = False
+            with self._changed:
+                self._keeps = False
+                if self._joined and self._torrent is not None:  # what others would bring has no room either
+                    self._talk.say("want", infohash=self._torrent[0], torrent=self._torrent[1], objects=[])
             return
         with self._changed:
             self._there.add(wanted.digest)

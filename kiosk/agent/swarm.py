@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,16 +14,18 @@ from threading import Event, Thread
 from typing import Protocol
 
 from kiosk.agent.orders import Orders
-from kiosk.errors import KioskError, NetworkError
+from kiosk.errors import KioskError, NetworkError, NotFoundError
 from kiosk.log import logger
 from kiosk.swarm.options import PRIVATE, Options
-from kiosk.swarm.session import Complete, Session
+from kiosk.swarm.session import Complete, Failed, Session
 
 log = logger(__name__)
 LARGEST = 32 << 20
 """Bytes of the largest .torrent."""
 LOOK_EVERY = 1.0
 PATIENCE = 3.0
+TRY_AGAIN = 30.0
+"""Seconds after which a swarm is taken up again that stopped, mostly for want of space."""
 
 
 class Swarm(Protocol):
@@ -53,6 +56,9 @@ class Swarm(Protocol):
     def have(self, digest: str) -> None:
         """An object came another way and stands in the objects' folder."""
 
+    def lost(self, digest: str) -> None:
+        """An object is not in the folder any more, or not as it should be."""
+
     def completed(self) -> list[str]:
         """Wanted objects that are complete since the last call."""
 
@@ -81,6 +87,9 @@ class NoSwarm:
         """Nothing."""
 
     def have(self, digest: str) -> None:
+        """Nothing."""
+
+    def lost(self, digest: str) -> None:
         """Nothing."""
 
     def completed(self) -> list[str]:
@@ -156,6 +165,10 @@ class Joined:
         """Shares an object that came another way."""
         self._todo.put(lambda: void(self._session.have(digest)))
 
+    def lost(self, digest: str) -> None:
+        """Offers an object no more, and fetches it again where it is wanted."""
+        self._todo.put(lambda: self._session.lost(digest))
+
     def completed(self) -> list[str]:
         """Wanted objects that have become complete."""
         with contextlib.suppress(BlockingIOError):
@@ -191,13 +204,21 @@ class Joined:
                 log.warning("the swarm: %s", e)
 
     def _hear(self) -> None:
+        stopped: dict[str, float] = {}
         while not self._over.is_set():
             self._session.wait(LOOK_EVERY)
             for event in self._session.poll():
                 if isinstance(event, Complete):
                     self._tell([event.digest])
+                elif isinstance(event, Failed):
+                    log.warning("the swarm stops for now: %s", event.what)
+                    stopped.setdefault(event.infohash, time.monotonic() + TRY_AGAIN)
                 else:
                     log.info("the swarm: %s", event)
+            for infohash in [h for h, at in stopped.items() if at <= time.monotonic()]:
+                del stopped[infohash]
+                with contextlib.suppress(NotFoundError):  # it was left meanwhile
+                    self._session.resume(infohash)
 
     def _tell(self, digests: Iterable[str]) -> None:
         self._ready.extend(digests)

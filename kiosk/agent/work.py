@@ -69,6 +69,7 @@ def read_job(line: bytes) -> Job:
         pushed=tuple(found["pushed"]),
         open=found["open"],
         swarm=found["swarm"],
+        fanout=found["fanout"],
     )
 
 

@@ -112,7 +112,7 @@ class Database:
     def of(cls, settings: Settings) -> Database:
         """The database that the settings name. UsageError where the URL is none, StorageError where it fails."""
         if settings.fleet_database is None:
-            path = settings.home / "fleet.sqlite"
+            path = settings.fleet_file
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(mode=0o640)

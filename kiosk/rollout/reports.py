@@ -18,6 +18,8 @@ class FleetReports:
 
     def latest(self) -> Sequence[Heard]:
         """The last report of every host. StorageError when the database can't be used."""
+        if self._settings.fleet_database is None and not self._settings.fleet_file.exists():
+            return ()  # nobody has reported yet
         database = Database.of(self._settings)
         try:
             return [

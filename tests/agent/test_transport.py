@@ -185,7 +185,8 @@ def test_agents_that_lose_the_kiosk_come_to_the_origin_one_after_the_other() -> 
     load = max(sum(a <= t < a + 80 for t in turns) for a in range(0, 4000, 80))
     assert load < 25, "ten a time, more or less, each takes eight seconds alone"
     assert turn("node-1", "worker", "2", 1, size, rate) == 0
-    assert turn("node-1", "worker", "2", 10**6, size, 1000) == 7200
+    unknown = [turn(f"node-{n}", "worker", "2", 0, size, rate) for n in range(100)]
+    assert max(unknown) > 500, "a fleet whose size nobody has told is not one host"
 
 
 class Time:
@@ -223,12 +224,12 @@ def test_a_kiosk_that_never_gives_a_lease_can_not_keep_a_host_from_the_origin_fo
     time = Time()
     one = Access(lambda: None, lambda _fanout: 100.0, time)
     one.begin()
-    for _ in range(200):
+    for _ in range(4000):
         one.answer({"granted": False, "seconds": 0, "retry": 10, "slot": 0, "fanout": 7}, 7)
         time.now += 11
         if one.granted():
             break
-    assert 1800 < time.now - 1000 < 2200
+    assert 6 * 3600 < time.now - 1000 < 6 * 3600 + 200
 
 
 def test_a_bandwidth_limit_holds_on_average() -> None:

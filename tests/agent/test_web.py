@@ -109,17 +109,26 @@ def test_pauses_grow_and_differ() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        None,
-        Answer(404),
         Answer(200, body=b"[1]"),
+        Answer(401),
+        Answer(500),
+        Answer(503),
         Answer(200, body=b'{"granted": 1}'),
         Answer(200, body=b'{"granted": true, "seconds": 1e999}'),
         Answer(200, body=b'{"granted": true, "slot": -1}'),
         Answer(200, body=b'{"granted": true, "fanout": "many"}'),
     ],
 )
-def test_what_is_not_a_lease_is_none(answer: Answer | None) -> None:
-    assert lease(answer) is None
+def test_a_kiosk_in_trouble_gives_no_lease_and_is_asked_again(answer: Answer) -> None:
+    """It still is a kiosk that gives leases: a thousand hosts must not turn to the origin because it is slow."""
+    found = lease(answer)
+    assert found is not None
+    assert (found["granted"], found["retry"]) == (False, 30.0)
+
+
+def test_where_nobody_gives_leases_there_is_none() -> None:
+    assert lease(None) is None
+    assert lease(Answer(404)) is None
 
 
 def test_a_busy_kiosk_says_when_to_ask_again() -> None:
@@ -144,3 +153,8 @@ def test_a_claimed_version(data: bytes, version: int | None) -> None:
 
 def test_an_error_for_a_report_is_plain() -> None:
     assert plain("a\nb\x1b[31m" + "x" * 1000)[:8] == "a b [31m"
+
+
+def test_empty_lines_of_data_count_as_well() -> None:
+    with pytest.raises(WebError, match="too long"):
+        list(Parser().feed(b"data:\n" * (LONGEST + 1)))
