@@ -253,15 +253,43 @@ def test_a_disk_of_a_vm_that_is_off_keeps_what_it_is_built_on(host: Hypervisor, 
     assert done.kept[ref("worker@1")] == f"in use: the disk {top}"
 
 
+def header(at: int, name: bytes, length: int | None = None) -> bytes:
+    """The start of a qcow2 whose backing file's name stands at a place."""
+    size = len(name) if length is None else length
+    start = b"QFI\xfb" + (3).to_bytes(4, "big") + at.to_bytes(8, "big") + size.to_bytes(4, "big")
+    return start.ljust(104, b"\0") + name
+
+
 @root_only
 def test_a_disk_whose_base_cannot_be_read_may_be_built_on_anything(host: Hypervisor, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.qcow2"
-    bad.write_bytes(
-        b"QFI\xfb" + (3).to_bytes(4, "big") + (1 << 40).to_bytes(8, "big") + (9).to_bytes(4, "big")
-    )
-    done = pruned(host, handed=Disks(bad))
+    for n in range(40):
+        (tmp_path / f"{n}.qcow2").write_bytes(header(104, f"{n + 1}.qcow2".encode()))
+    done = pruned(host, handed=Disks(tmp_path / "0.qcow2"))
     assert not done.removed
-    assert "bad.qcow2" in done.kept[ref("worker@1")]
+    assert "0.qcow2" in done.kept[ref("worker@1")]
+
+
+@root_only
+@pytest.mark.parametrize(
+    "start",
+    [
+        header(1 << 40, b"", 9),
+        header((1 << 64) - 1, b"", 1023),
+        header(104, b"x" * 2000),
+        header(104, b"x" * 1000),
+        header(104, b"json:{"),
+        header(104, b'json:{"file":"/\\ud800"}'),
+        header(104, b'json:{"file":"/\\u0000"}'),
+        header(104, b"\0/secret"),
+    ],
+    ids=["far", "farthest", "long", "no name", "no json", "no text", "zero", "empty"],
+)
+def test_a_guest_that_writes_a_header_nobody_can_follow_keeps_nothing(
+    host: Hypervisor, tmp_path: Path, start: bytes
+) -> None:
+    bad = tmp_path / "raw.disk"
+    bad.write_bytes(start)
+    assert removed(host, handed=Disks(bad)) == ["worker@1", "worker@2", "worker@3"]
 
 
 @root_only
