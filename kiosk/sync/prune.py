@@ -2,6 +2,7 @@
 
 * A version in use is never removed, nor what `retention` keeps. It is looked at twice: before, and once its folder
   is out of the way and can't be found any more; where somebody was faster, the folder goes back.
+* A version whose manifest can't be read counts as in use, and keeps no other from going.
 * A version's folder is renamed away whole and then removed: a reader meets all of it or nothing. Killed at any
   point, the next call finishes, or puts back what is used.
 * Shared objects go only when room is asked for, and never those of a version that is wanted or current.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +29,9 @@ from kiosk.sync.host import HostCache, Installed
 from kiosk.sync.retention import KEEP, Held, verdicts
 
 log = logger(__name__)
+
+UNKNOWN = datetime.fromtimestamp(0, UTC)
+"""When a version was made whose manifest can't be read."""
 
 
 class HandedOver(Protocol):
@@ -100,15 +105,21 @@ def sweep(
     handed = handed or Nobody()
     if not dry_run:
         _finish(cache, vms, handed)
-    installed = {i.ref: i for i in cache.installed()}
+    readable, damaged = cache.readable()
+    for ref, error in damaged.items():
+        log.warning("%s stays, for its manifest can't be read: %s", ref, error)
+    installed = {i.ref: i for i in readable}
     found = usage.look(cache, vms, handed.disks())
-    held = [Held(i.ref, i.manifest.created, i.current, found.used(i.ref)) for i in installed.values()]
+    held = [Held(i.ref, i.manifest.created, i.current, found.used(i.ref)) for i in readable]
+    held += [Held(ref, UNKNOWN, cache.current(ref) == ref.version, True) for ref in damaged]
     kept: dict[Ref, str] = {}
     removed: dict[Ref, int] = {}
     failure: KioskError | None = None
     room = _free(cache)
     for ref, reason in verdicts(held, keep=keep, wanted=wanted).items():
-        if reason is not None:
+        if ref in damaged:
+            kept[ref] = f"its manifest can't be read: {damaged[ref].what}"
+        elif reason is not None:
             who = found.of(ref) or ((found.unknown,) if found.unknown else ())
             kept[ref] = f"in use: {', '.join(who)}" if reason == "in use" else reason
         elif free is not None and room >= free:

@@ -129,6 +129,15 @@ def test_only_as_much_goes_as_makes_the_room_that_is_asked_for(host: Hypervisor)
 
 
 @root_only
+def test_a_version_whose_manifest_is_damaged_stays_and_the_others_go(host: Hypervisor) -> None:
+    (host.cache.version_folder(ref("worker@2")) / "manifest.json").write_bytes(b"{")
+    done = pruned(host, keep=2)
+    assert [str(r) for r in done.removed] == ["worker@1", "worker@3"]
+    assert "can't be read" in done.kept[ref("worker@2")] and done.failure is None
+    assert host.versions() == ["2", "4", "5"]
+
+
+@root_only
 def test_shared_objects_go_after_the_versions_but_not_those_of_current_ones(tmp_path: Path) -> None:
     kiosk = ready(tmp_path)
     assert kiosk.sync().failure is None
