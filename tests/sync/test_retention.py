@@ -24,6 +24,7 @@ from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, Ref
 from kiosk.run import run, tool
 from kiosk.store.directory import DirectoryStore
+from kiosk.store.needs import needs
 from kiosk.sync import holders, usage
 from kiosk.sync.prune import Nobody, Pruned, prune
 from kiosk.sync.retention import Held, verdicts
@@ -153,6 +154,29 @@ def test_shared_objects_go_after_the_versions_but_not_those_of_current_ones(tmp_
     assert done.objects >= 1 and old not in set(shared.objects())
     needed = {a.index for i in HostCache(hypervisor.host).installed() for a in i.manifest.artifacts.values()}
     assert needed - {None} <= set(shared.objects()) <= current
+
+
+@root_only
+def test_what_a_version_needs_is_known_by_the_index_that_its_fetch_kept(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    assert kiosk.sync().failure is None
+    offered = DirectoryStore(kiosk.settings.repository)
+    shared = DirectoryStore(kiosk.hypervisor.host)
+    from kiosk.sync import HostCache
+
+    cache = HostCache(kiosk.hypervisor.host)
+    (one,) = [i for i in cache.installed() if str(i.ref.base) == "worker"]
+    needed = set(needs(offered, one.manifest))
+    indexes = {a.index for a in one.manifest.artifacts.values()}
+    for wanted in needed - indexes:
+        shared.write(offered.read(wanted))
+    for index in indexes:
+        if index is not None and shared.has(index):
+            shared.remove(index.digest)
+    kept = set(shared.objects())
+    assert kept & needed and not kept & indexes
+    prune(cache, kiosk.hypervisor.vms, free=1 << 60)
+    assert needed - indexes <= set(shared.objects())
 
 
 # -- in use -----------------------------------------------------------------------------------------------
