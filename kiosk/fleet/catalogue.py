@@ -27,13 +27,15 @@ ROLLOUT = "/rollout.json"
 @dataclass(frozen=True)
 class Catalogue:
     """`timestamp` is the version of timestamp.json (0: none); `newest` the newest version of each name; `versions`
-    all; `swarms` the names (NAME@VERSION) by the first 20 bytes of their infohash."""
+    all; `swarms` the names (NAME@VERSION) by the first 20 bytes of their infohash; `sizes` the bytes of each version's
+    files (what its manifest says, whoever needs which of them)."""
 
     timestamp: int = 0
     newest: dict[str, str] = field(default_factory=dict)
     versions: frozenset[str] = frozenset()
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     swarms: dict[bytes, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def offered(self, name: str, host: str) -> str | None:
         """The version of a name that a host is to have now; None where there is none."""
@@ -64,7 +66,7 @@ class Reader:
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._infohashes: dict[str, str | None] = {}
+        self._known: dict[str, tuple[str | None, int] | None] = {}
 
     def read(self) -> Catalogue:
         """The catalogue now. Raises OSError or ValueError where the metadata can't be read."""
@@ -91,25 +93,28 @@ class Reader:
             assert ref.version is not None
             newest[ref.base] = max(ref.version, newest.get(ref.base, ref.version))
         files = {text: targets[path] for text, (_, path) in found.items()}
-        self._infohashes = {file: self._infohash(file) for file in files.values()}
-        swarms = {h: text for text, file in files.items() if (h := self._infohashes[file])}
+        self._known = {file: self._about(file) for file in files.values()}
+        known = {text: about for text, file in files.items() if (about := self._known[file])}
         return Catalogue(
             timestamp=int(stamp["version"]),
             newest={base: str(version) for base, version in newest.items()},
             versions=frozenset(found),
             rollouts=self._rollouts(targets),
-            swarms={bytes.fromhex(h)[:20]: text for h, text in swarms.items()},
+            swarms={bytes.fromhex(h)[:20]: text for text, (h, _) in known.items() if h},
+            sizes={text: size for text, (_, size) in known.items()},
         )
 
-    def _infohash(self, file: str) -> str | None:
-        if file in self._infohashes:
-            return self._infohashes[file]
+    def _about(self, file: str) -> tuple[str | None, int] | None:
+        """What a manifest says of its infohash and its files' bytes; None where it can't be read."""
+        if file in self._known:
+            return self._known[file]
         try:
-            torrent = read_manifest(_small(self._repository / "targets" / file), where=file).torrent
+            manifest = read_manifest(_small(self._repository / "targets" / file), where=file)
         except (OSError, VerificationError) as e:
             log.warning("%s", e)
             return None
-        return torrent.infohash if torrent else None
+        size = sum(a.size for a in manifest.artifacts.values())
+        return (manifest.torrent.infohash if manifest.torrent else None), size
 
     def _rollouts(self, targets: dict[str, str]) -> dict[str, Rollout]:
         found = {}

@@ -49,7 +49,7 @@ class HookDriver:
     def withdraw(self, ref: Ref) -> None:
         """Tells that a version is about to go; a program that fails keeps it."""
         about: dict[str, str] = {}
-        for installed in self.cache.installed():
+        for installed in self.cache.readable()[0]:
             if installed.ref == ref:
                 about = self._about(installed)
         self._tell("ExpirePrefix", ref, about)

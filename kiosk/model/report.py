@@ -67,7 +67,7 @@ class Report(Document):
 
 class LeaseRequest(Document):
     """An agent asks whether it may fetch a version from the origin: `bytes` are still to come. `done` gives
-    the lease back. `sequence` as in reports, from the same row."""
+    the lease back, with what is still to come then. `sequence` as in reports, from the same row."""
 
     schema_: Literal["kiosk.lease/1"] = Field("kiosk.lease/1", alias="schema")
     host: HostName

@@ -5,8 +5,10 @@
 * The bytes that leave in any hour are bounded by the budget: what was granted, or what hosts say that they read,
   whichever is more. Over it no lease is given or renewed. A version that is larger than the whole budget is
   granted when nothing else was in the hour, else it would never arrive.
-* A host that holds a lease and gets nowhere loses it while others wait; no host can spend the others' budget by
-  what it says alone.
+* A host that holds a lease and gets nowhere (less than `PART` of the version and `SLOWEST` in the time) loses it
+  while others wait; no host can spend the others' budget by what it says alone: it is granted no more than the
+  version has, `AGAIN` times an hour, and can't have read more than fits into the time that it held the lease.
+* What was granted and not used is given back to the hour in which it was granted.
 * Those who wait are told to come back so that together they make at most `CALLS` calls a second.
 """
 
@@ -34,6 +36,10 @@ OF_ONE_HOST = 4
 MOST_VERSIONS = 1000
 MINUTES = 60
 LOUD = 300.0
+FASTEST = 1.25e9
+"""Bytes a second that a host may have read at most: 10 Gb/s."""
+SLOWEST, PART = 20_000, 0.01
+AGAIN = 2
 SHARE = 10
 """What a host says that it read without a lease counts for at most one part in so many of the budget."""
 
@@ -46,6 +52,7 @@ class Budget:
     granted: dict[int, int] = field(default_factory=dict)
     reported: dict[int, int] = field(default_factory=dict)
     refused: float = float("-inf")
+    changed: set[int] = field(default_factory=set)
     _by_host: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def used(self, now: float) -> int:
@@ -79,11 +86,26 @@ class Budget:
         return self.limit is not None and (self.used(now) > self.limit or now - self.refused < LOUD)
 
     def grant(self, host: str, size: int, now: float) -> None:
-        """Counts bytes granted to a host, or given back."""
+        """Counts bytes granted to a host."""
         minute = int(now // 60)
         self.granted[minute] = self.granted.get(minute, 0) + size
+        self.changed.add(minute)
         hour, granted, said = self._of(host, now)
         self._by_host[host] = (hour, granted + size, said)
+
+    def take_back(self, host: str, size: int, since: float, now: float) -> None:
+        """Counts bytes granted at `since` as never granted: in that minute, then in the oldest of the hour, so that
+        none is missing once those minutes are over."""
+        self.used(now)
+        hour, granted, said = self._of(host, now)
+        self._by_host[host] = (hour, max(0, granted - size), said)
+        first = int(since // 60)
+        for minute in [first, *sorted(m for m in self.granted if m > first)]:
+            less = min(size, self.granted.get(minute, 0))
+            if less > 0:
+                self.granted[minute] -= less
+                self.changed.add(minute)
+                size -= less
 
     def report(self, host: str, size: int, now: float) -> None:
         """Counts bytes that a host says it has read from the kiosk."""
@@ -93,11 +115,11 @@ class Budget:
         self._by_host[host] = (hour, granted, said + size)
         minute = int(now // 60)
         self.reported[minute] = self.reported.get(minute, 0) + size
+        self.changed.add(minute)
 
-    def minute(self, now: float) -> tuple[int, int, int]:
-        """This minute as it is stored."""
-        minute = int(now // 60)
-        return minute, self.granted.get(minute, 0), self.reported.get(minute, 0)
+    def minutes(self) -> list[tuple[int, int, int]]:
+        """The minutes that are to be stored: those that changed since `changed` was emptied."""
+        return [(m, self.granted.get(m, 0), self.reported.get(m, 0)) for m in sorted(self.changed)]
 
     def _of(self, host: str, now: float) -> tuple[int, int, int]:
         hour = int(now // 3600)
@@ -111,13 +133,23 @@ class Budget:
 
 @dataclass
 class Holder:
-    """A lease that is held: until when, since when, and when bytes last went down."""
+    """A lease that is held: until when, since when, what was granted in all, and when it had last got on, to `mark`
+    bytes that were still to come."""
 
     slot: int
     ends: float
     bytes: int
     since: float
     moved: float
+    granted: int
+    mark: int
+
+    def hear(self, size: int, now: float) -> None:
+        """Takes what is still to come now."""
+        enough = min(PART * self.granted, SLOWEST * (now - self.moved))
+        if size < self.mark and (self.mark - size >= enough or size == 0):
+            self.moved, self.mark = now, size
+        self.mark = max(size, self.mark)
 
 
 class Leases:
@@ -138,15 +170,25 @@ class Leases:
         self._held: dict[str, dict[str, Holder]] = {}
         self._wanting: dict[str, dict[str, float]] = {}
         self._barred: dict[tuple[str, str], float] = {}
+        self._had: dict[tuple[str, str], tuple[int, int]] = {}
         self._turn = float("-inf")
         self._longest = 0.0
         for one in stored:
-            self._held.setdefault(one.version, {})[one.host] = Holder(one.slot, one.ends, one.bytes, now, now)
+            self._held.setdefault(one.version, {})[one.host] = Holder(
+                one.slot, one.ends, one.bytes, now - SECONDS, now, one.bytes, one.bytes
+            )
 
     def ask(
-        self, request: LeaseRequest, now: float, *, known: frozenset[str] | None = None, leechers: int = 0
+        self,
+        request: LeaseRequest,
+        now: float,
+        *,
+        known: frozenset[str] | None = None,
+        size: int | None = None,
+        leechers: int = 0,
     ) -> Lease:
-        """Answers a host. `known` are the versions there are (None: any); `leechers` those whom the tracker knows."""
+        """Answers a host. `known` are the versions there are (None: any), `size` the bytes of this one (None: not
+        known); `leechers` those whom the tracker knows."""
         version, host = f"{request.name}@{request.version}", request.host
         self._forget(now)
         if request.done:
@@ -159,7 +201,7 @@ class Leases:
         wanting.pop(host, None)
         wanting[host] = now  # at the end: the first are those who asked longest ago
         fanout = min(1_000_000, max(len(wanting), leechers))
-        holder = self._grant(version, request, now)
+        holder = self._grant(version, request, now, size)
         if holder is None:
             return Lease(granted=False, retry=self._retry(now), fanout=fanout)
         return Lease(granted=True, seconds=SECONDS, slot=holder.slot, fanout=fanout)
@@ -178,33 +220,52 @@ class Leases:
         held = sum(map(len, self._held.values()))
         return held, max(0, len({h for w in self._wanting.values() for h in w}) - held)
 
-    def _grant(self, version: str, request: LeaseRequest, now: float) -> Holder | None:
-        holders, host, size = self._held.get(version, {}), request.host, request.bytes
+    def _grant(self, version: str, request: LeaseRequest, now: float, most: int | None) -> Holder | None:
+        holders, host = self._held.get(version, {}), request.host
+        size = request.bytes if most is None else min(request.bytes, most)
         holder = holders.get(host)
         if holder is None:
-            if not self._may_begin(version, holders, host, now) or not self.budget.allows(size, now):
+            if not self._may_begin(version, holders, host, now) or not self._may(
+                version, host, size, now, most
+            ):
                 return None
             taken = {h.slot for h in holders.values()}
             slot = next(n for n in range(self.copies + len(taken)) if n not in taken)
-            self._held.setdefault(version, {})[host] = holder = Holder(slot, now, size, now, now)
-            self.budget.grant(host, size, now)
-        elif self._others_wait(version, now) and (
-            now - holder.moved > STALLED or now - holder.since > LONGEST
-        ):
-            self._barred[version, host] = now + BARRED
-            self._drop(version, host)
-            return None
+            holder = Holder(slot, now, size, now, now, size, size)
+            self._held.setdefault(version, {})[host] = holder
+            self._count(version, host, size, now)
         else:
+            holder.hear(size, now)
+            if self._others_wait(version, now) and (
+                now - holder.moved > STALLED or now - holder.since > LONGEST
+            ):
+                self._barred[version, host] = now + BARRED
+                self._drop(version, host)
+                return None
             more = max(0, size - holder.bytes)
-            if not (self.budget.allows(more, now) if more else self.budget.keeps(now)):
+            if not (self._may(version, host, more, now, most) if more else self.budget.keeps(now)):
                 self._drop(version, host)
                 return None
             if more:
-                self.budget.grant(host, more, now)
-            if size < holder.bytes:
-                holder.moved = now
+                self._count(version, host, more, now)
+                holder.granted += more
         holder.bytes, holder.ends = size, now + SECONDS
         return holder
+
+    def _may(self, version: str, host: str, more: int, now: float, most: int | None) -> bool:
+        """Whether a host may be granted so many more bytes of a version."""
+        hour, had = self._had.get((version, host), (0, 0))
+        if most is not None and hour == int(now // 3600) and had + more > AGAIN * most:
+            return False
+        return self.budget.allows(more, now)
+
+    def _count(self, version: str, host: str, more: int, now: float) -> None:
+        this = int(now // 3600)
+        if len(self._had) > 4096:
+            self._had = {k: v for k, v in self._had.items() if v[0] == this}
+        hour, had = self._had.get((version, host), (this, 0))
+        self._had[version, host] = this, (had if hour == this else 0) + more
+        self.budget.grant(host, more, now)
 
     def _may_begin(self, version: str, holders: dict[str, Holder], host: str, now: float) -> bool:
         if len(holders) >= self.copies or sum(host in h for h in self._held.values()) >= OF_ONE_HOST:
@@ -222,7 +283,11 @@ class Leases:
         self._wanting.get(version, {}).pop(request.host, None)
         holder = self._held.get(version, {}).get(request.host)
         if holder is not None:
-            self.budget.grant(request.host, -min(holder.bytes, request.bytes), now)
+            read = max(0, holder.granted - request.bytes)
+            unused = holder.granted - min(read, int(FASTEST * max(1.0, now - holder.since)))
+            self.budget.take_back(request.host, unused, holder.since, now)
+            hour, had = self._had.get((version, request.host), (0, 0))
+            self._had[version, request.host] = hour, max(0, had - unused)
             self._drop(version, request.host)
 
     def _drop(self, version: str, host: str) -> None:

@@ -24,7 +24,7 @@ from kiosk.fleet.tokens import FleetKey
 from kiosk.log import logger
 from kiosk.model.base import explain
 from kiosk.model.report import LARGEST_REPORT, Lease, LeaseRequest, Report
-from kiosk.serve.leases import Leases
+from kiosk.serve.leases import FASTEST, Leases
 from kiosk.serve.tracker import Tracker
 
 log = logger(__name__)
@@ -33,8 +33,6 @@ LARGEST_REQUEST = 4 << 10
 SLOWEST = 20.0
 EVERY = 0.5
 BURST = 8
-FASTEST = 1.25e9
-"""Bytes a second that a host may have read at most: 10 Gb/s."""
 STATUS = {
     VerificationError: HTTPStatus.UNAUTHORIZED,
     PolicyError: HTTPStatus.FORBIDDEN,
@@ -142,7 +140,7 @@ class Desk:
         read = origin_delta(before, said, now)
         if read:
             self._leases.budget.report(said.host, read, now)
-            self._keep(now)
+            self._keep()
         return {}
 
     def _take_lease(self, said: LeaseRequest, address: str) -> dict[str, object]:
@@ -153,9 +151,15 @@ class Desk:
         swarm = next((i for i, name in catalogue.swarms.items() if name == version), b"")
         known = catalogue.versions if catalogue.timestamp else None
         before = self._leases.held()
-        answer: Lease = self._leases.ask(said, now, known=known, leechers=self._tracker.leechers(swarm))
+        answer: Lease = self._leases.ask(
+            said,
+            now,
+            known=known,
+            size=catalogue.sizes.get(version),
+            leechers=self._tracker.leechers(swarm),
+        )
         if self._leases.held() != before:
-            self._keep(now)
+            self._keep()
         return answer.model_dump(mode="json")
 
     def _accept(
@@ -168,9 +172,11 @@ class Desk:
         except KioskError as e:
             raise _refused(e) from None
 
-    def _keep(self, now: float) -> None:
+    def _keep(self) -> None:
+        budget = self._leases.budget
         try:
-            self._database.keep(self._leases.held(), [self._leases.budget.minute(now)])
+            self._database.keep(self._leases.held(), budget.minutes())
+            budget.changed.clear()
         except KioskError as e:
             raise _refused(e) from None
 

@@ -1,6 +1,7 @@
 """Which files a VM's disk is built on: the backing files of a qcow2, read from its header, without a program.
 
-A disk is a VM's to write, so its header is read as a stranger's: bounded, and what can't be understood is said.
+A disk is a VM's to write, so its header is read as a stranger's. One that QEMU opens nothing by (a raw disk whose
+guest wrote the magic number, say) names nothing: it must not keep every version of a host for ever.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ MAGIC = b"QFI\xfb"
 HEADER = struct.Struct(">4sIQI")
 LONGEST = 1023
 """Bytes of a backing file's name, as QEMU has it."""
+PART = 255
+"""Bytes of a name between two slashes: no file has a longer one."""
 DEEPEST = 32
 
 
@@ -50,28 +53,35 @@ def _read(path: Path) -> tuple[os.stat_result, list[str]] | None:
         if not stat.S_ISREG((found := path.stat()).st_mode):
             return found, []
         with path.open("rb") as f:
-            return os.fstat(f.fileno()), _backing(f.read(1 << 16), path)
+            return os.fstat(f.fileno()), _backing(f.fileno())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as e:
         raise StorageError(f"can't be read: {e}", where=str(path)) from None
 
 
-def _backing(start: bytes, path: Path) -> list[str]:
+def _backing(fd: int) -> list[str]:
+    start = os.pread(fd, HEADER.size, 0)
     if len(start) < HEADER.size or not start.startswith(MAGIC):
         return []
-    _, _, at, length = HEADER.unpack_from(start)
-    if at == 0 or length == 0:
+    _, _, at, length = HEADER.unpack(start)
+    if at == 0 or not 0 < length <= LONGEST or at + length > os.fstat(fd).st_size:
         return []
-    if length > LONGEST or at + length > len(start):
-        raise StorageError("its backing file can't be read", where=str(path))
-    name = os.fsdecode(start[at : at + length])
+    name = os.fsdecode(os.pread(fd, length, at).partition(b"\0")[0])
     if not name.startswith("json:"):
-        return [name.removeprefix("file:")]
+        return list(filter(_possible, [name.removeprefix("file:")]))
     try:
-        return list(_paths(json.loads(name.removeprefix("json:"))))
+        return list(filter(_possible, _paths(json.loads(name.removeprefix("json:")))))
     except (ValueError, RecursionError):
-        raise StorageError("its backing file can't be read", where=str(path)) from None
+        return []
+
+
+def _possible(name: str) -> bool:
+    """Whether a file can have this name."""
+    try:
+        return "\0" not in name and all(len(part) <= PART for part in os.fsencode(name).split(b"/"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _paths(value: Any) -> Iterator[str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kiosk.errors import CorruptError, NotFoundError, UsageError
+from kiosk.errors import CorruptError, KioskError, NotFoundError, UsageError
 from kiosk.files import fsync_dir, locked, point, remove_tree, sha256, storage_errors
 from kiosk.model.manifest import Artifact, Manifest, read_manifest
 from kiosk.model.names import Ref, Version, parse_ref, with_version
@@ -128,15 +128,28 @@ class HostCache:
         point(self.folder / ref.folder / "current", str(ref.version))
 
     def installed(self) -> list[Installed]:
-        """Every version here."""
-        found = []
+        """Every version here. VerificationError where a manifest is damaged."""
+        found, damaged = self.readable()
+        for error in damaged.values():
+            raise error
+        return found
+
+    def readable(self) -> tuple[list[Installed], dict[Ref, KioskError]]:
+        """Every version here whose manifest can be read, and why the others' can't."""
+        found: list[Installed] = []
+        damaged: dict[Ref, KioskError] = {}
         for name in self.names():
             current = self.current(name)
             for version in self.versions(name):
                 ref = with_version(name, version)
-                manifest = self.read(ref)
+                try:
+                    with storage_errors(self.version_folder(ref)):
+                        manifest = self.read(ref)
+                except KioskError as e:
+                    damaged[ref] = e
+                    continue
                 found.append(Installed(ref, manifest, self.version_folder(ref), version == current))
-        return found
+        return found, damaged
 
     def check(self, installed: Installed) -> None:
         """CorruptError when a file of a version is not what its manifest says."""

@@ -2,6 +2,7 @@
 
 * A version in use is never removed, nor what `retention` keeps. It is looked at twice: before, and once its folder
   is out of the way and can't be found any more; where somebody was faster, the folder goes back.
+* A version whose manifest can't be read counts as in use, and keeps no other from going.
 * A version's folder is renamed away whole and then removed: a reader meets all of it or nothing. Killed at any
   point, the next call finishes, or puts back what is used.
 * Shared objects go only when room is asked for, and never those of a version that is wanted or current.
@@ -12,21 +13,29 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Protocol
 
-from kiosk.errors import BusyError, CorruptError, KioskError, NotFoundError
+from kiosk.errors import BusyError, CorruptError, KioskError, NotFoundError, VerificationError
 from kiosk.files import fsync_dir, remove_tree, storage_errors
 from kiosk.log import logger
+from kiosk.model.manifest import Object
 from kiosk.model.names import Ref
 from kiosk.store.directory import DirectoryStore
 from kiosk.store.needs import needs
-from kiosk.store.objects import MissingObject, path_of
+from kiosk.store.objects import MissingObject, check, path_of
+from kiosk.store.partial import index_file
+from kiosk.swarm import torrent as torrents
 from kiosk.sync import usage
 from kiosk.sync.host import HostCache, Installed
 from kiosk.sync.retention import KEEP, Held, verdicts
 
 log = logger(__name__)
+
+UNKNOWN = datetime.fromtimestamp(0, UTC)
+"""When a version was made whose manifest can't be read."""
 
 
 class HandedOver(Protocol):
@@ -100,15 +109,21 @@ def sweep(
     handed = handed or Nobody()
     if not dry_run:
         _finish(cache, vms, handed)
-    installed = {i.ref: i for i in cache.installed()}
+    readable, damaged = cache.readable()
+    for ref, error in damaged.items():
+        log.warning("%s stays, for its manifest can't be read: %s", ref, error)
+    installed = {i.ref: i for i in readable}
     found = usage.look(cache, vms, handed.disks())
-    held = [Held(i.ref, i.manifest.created, i.current, found.used(i.ref)) for i in installed.values()]
+    held = [Held(i.ref, i.manifest.created, i.current, found.used(i.ref)) for i in readable]
+    held += [Held(ref, UNKNOWN, cache.current(ref) == ref.version, True) for ref in damaged]
     kept: dict[Ref, str] = {}
     removed: dict[Ref, int] = {}
     failure: KioskError | None = None
     room = _free(cache)
     for ref, reason in verdicts(held, keep=keep, wanted=wanted).items():
-        if reason is not None:
+        if ref in damaged:
+            kept[ref] = f"its manifest can't be read: {damaged[ref].what}"
+        elif reason is not None:
             who = found.of(ref) or ((found.unknown,) if found.unknown else ())
             kept[ref] = f"in use: {', '.join(who)}" if reason == "in use" else reason
         elif free is not None and room >= free:
@@ -194,14 +209,50 @@ def _remove_objects(
 
 
 def _needed(store: DirectoryStore, one: Installed) -> Iterator[str]:
-    """The objects of a version, as far as its indexes are here to tell."""
-    if one.manifest.torrent is not None:
-        yield one.manifest.torrent.file.digest
-    yield from (a.index.digest for a in one.manifest.artifacts.values() if a.index is not None)
-    try:
-        yield from (needed.digest for needed in needs(store, one.manifest))
-    except (MissingObject, CorruptError) as e:
-        log.info("not all shared objects of %s are known: %s", one.ref, e)
+    """The objects of a version, as far as its indexes or its torrent are here to tell."""
+    torrent = one.manifest.torrent
+    if torrent is not None:
+        yield torrent.file.digest
+    for name, artifact in one.manifest.artifacts.items():
+        if artifact.index is None:
+            continue
+        yield artifact.index.digest
+        alone = one.manifest.model_copy(update={"artifacts": {name: artifact}})
+        try:
+            beside = _Beside(store, index_file(one.folder / artifact.file))
+            yield from (needed.digest for needed in needs(beside, alone))
+        except (MissingObject, CorruptError) as e:
+            log.info("the index of %s is not here, its torrent tells: %s", one.ref, e)
+    if torrent is not None:
+        try:
+            named = torrents.read(store.read(torrent.file), torrent.infohash, where=str(one.ref)).names
+        except (MissingObject, CorruptError, VerificationError) as e:
+            log.info("the torrent of %s does not tell its objects: %s", one.ref, e)
+        else:
+            yield from (f"sha256:{name}" for name in named)
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """The shared objects, and the index that a fetch has kept beside a file."""
+
+    store: DirectoryStore
+    kept: Path
+
+    def read(self, wanted: Object, stop: Event | None = None) -> bytes:
+        """The object from either place; MissingObject or CorruptError where neither has it."""
+        try:
+            return self.store.read(wanted, stop)
+        except (MissingObject, CorruptError):
+            try:
+                with self.kept.open("rb") as f:
+                    return check(f.read(wanted.size + 1), wanted, str(self.kept))
+            except OSError as e:
+                raise MissingObject(f"is not here: {e.strerror}", where=str(self.kept)) from None
+
+    def has(self, wanted: Object) -> bool:
+        """Whether it is among the shared objects."""
+        return self.store.has(wanted)
 
 
 def _size(folder: Path) -> int:

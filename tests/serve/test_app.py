@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -116,3 +117,11 @@ def test_a_repository_with_damaged_metadata_does_not_end_the_server(fleet: Fleet
         stamp.write_text(json.dumps({"signed": {"version": 6, "meta": []}}))
         listener.wait("changed", timestamp=6)
     assert fleet.agent().report().status_code == 200
+
+
+def test_no_host_is_granted_more_than_a_version_has(fleet: Fleet) -> None:
+    desk = fleet.kiosk.desk
+    desk.catalogue = dataclasses.replace(desk.catalogue, sizes={"worker@1": 1000})
+    assert fleet.agent().lease(size=1 << 40).json()["granted"] is True
+    assert [h.bytes for h in fleet.kiosk.database.leases(time.time())] == [1000]
+    assert sum(g for _, g, _ in fleet.kiosk.database.egress(0)) == 1000

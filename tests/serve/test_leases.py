@@ -8,7 +8,7 @@ import random
 import pytest
 
 from kiosk.model.report import Lease, LeaseRequest
-from kiosk.serve.leases import BARRED, CALLS, SECONDS, STALLED, Budget, Leases
+from kiosk.serve.leases import BARRED, CALLS, SECONDS, STALLED, WANTED, Budget, Leases
 
 
 def request(host: str, size: int = 100, version: str = "1", done: bool = False) -> LeaseRequest:
@@ -107,6 +107,69 @@ def test_a_holder_that_gets_nowhere_loses_its_lease_while_others_wait() -> None:
     leases.ask(request("other", 0, done=True), STALLED + 2)
     assert granted(leases, STALLED + 3, "third", "liar") == ["third"]
     assert granted(leases, STALLED + BARRED + 100, "liar") == ["liar"]
+
+
+GIGABYTE = 1 << 30
+
+
+def test_a_holder_that_gets_on_by_a_byte_at_a_time_gets_nowhere() -> None:
+    leases, now, size = desk(1), 0.0, GIGABYTE
+    assert granted(leases, now, "liar", "other", size=size) == ["liar"]
+    while now < STALLED:
+        now, size = now + 30, size - 1
+        found = granted(leases, now, "liar", size=size) + granted(leases, now, "other", size=GIGABYTE)
+        assert found == ["liar"]
+    assert granted(leases, now + 1, "liar", "other", size=size - 1) == ["other"]
+
+
+def test_a_slow_holder_that_gets_on_keeps_its_lease() -> None:
+    leases, size = desk(1), GIGABYTE
+    for now in range(0, 3000, 50):
+        size -= 50 * 25_000
+        assert granted(leases, now, "slow", size=size) == ["slow"]
+        assert granted(leases, now, "other") == []
+
+
+def test_one_token_can_not_drain_the_budget_by_what_it_asks_for() -> None:
+    leases, now = desk(2, limit=50 * GIGABYTE), 0.0
+    for _ in range(200):
+        leases.ask(request("liar", 50 * GIGABYTE), now, size=4 * GIGABYTE)
+        now += 10
+        leases.ask(request("liar", 0, done=True), now)
+    assert leases.budget.used(now) <= 8 * GIGABYTE
+    for _ in range(200):
+        leases.ask(request("liar", 1), now, size=4 * GIGABYTE)
+        leases.ask(request("liar", 4 * GIGABYTE), now, size=4 * GIGABYTE)
+    assert leases.budget.used(now) <= 8 * GIGABYTE
+    assert leases.ask(request("other", 4 * GIGABYTE), now, size=4 * GIGABYTE).granted
+
+
+def test_what_is_given_back_at_once_was_not_read_whatever_is_said() -> None:
+    leases = desk(2, limit=50 * GIGABYTE)
+    leases.ask(request("a", 40 * GIGABYTE), 0)
+    leases.ask(request("a", 0, done=True), 1)
+    assert leases.budget.used(1) <= 2 * GIGABYTE
+
+
+def test_only_what_was_used_counts_and_only_for_its_hour() -> None:
+    leases = desk(2, limit=1000)
+    granted(leases, 0, "a", size=800)
+    granted(leases, 50, "a", size=700)
+    leases.ask(request("a", 600, done=True), 100)
+    assert leases.budget.used(100) == 200
+    assert leases.budget.minutes() == [(0, 200, 0)], "and so it is stored"
+    granted(leases, 3000, "b", size=700)
+    assert leases.budget.used(3600) == 700, "what was given back is no credit for the next hour"
+
+
+def test_those_who_ask_again_do_not_hide_the_ones_that_are_gone() -> None:
+    leases = desk(1)
+    granted(leases, 0, "holder", *(f"hv-{n}" for n in range(200)))
+    for n in range(100):
+        leases.ask(request(f"hv-{n}"), WANTED / 2)
+    for _ in range(4):
+        found = leases.ask(request("hv-0"), WANTED + 1)
+    assert found.fanout == 100, "those who asked again, and neither the others nor the holder"
 
 
 def test_a_holder_keeps_its_lease_while_nobody_else_wants_it() -> None:

@@ -24,6 +24,7 @@ from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, Ref
 from kiosk.run import run, tool
 from kiosk.store.directory import DirectoryStore
+from kiosk.store.needs import needs
 from kiosk.sync import holders, usage
 from kiosk.sync.prune import Nobody, Pruned, prune
 from kiosk.sync.retention import Held, verdicts
@@ -129,6 +130,15 @@ def test_only_as_much_goes_as_makes_the_room_that_is_asked_for(host: Hypervisor)
 
 
 @root_only
+def test_a_version_whose_manifest_is_damaged_stays_and_the_others_go(host: Hypervisor) -> None:
+    (host.cache.version_folder(ref("worker@2")) / "manifest.json").write_bytes(b"{")
+    done = pruned(host, keep=2)
+    assert [str(r) for r in done.removed] == ["worker@1", "worker@3"]
+    assert "can't be read" in done.kept[ref("worker@2")] and done.failure is None
+    assert host.versions() == ["2", "4", "5"]
+
+
+@root_only
 def test_shared_objects_go_after_the_versions_but_not_those_of_current_ones(tmp_path: Path) -> None:
     kiosk = ready(tmp_path)
     assert kiosk.sync().failure is None
@@ -144,6 +154,29 @@ def test_shared_objects_go_after_the_versions_but_not_those_of_current_ones(tmp_
     assert done.objects >= 1 and old not in set(shared.objects())
     needed = {a.index for i in HostCache(hypervisor.host).installed() for a in i.manifest.artifacts.values()}
     assert needed - {None} <= set(shared.objects()) <= current
+
+
+@root_only
+def test_what_a_version_needs_is_known_by_the_index_that_its_fetch_kept(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    assert kiosk.sync().failure is None
+    offered = DirectoryStore(kiosk.settings.repository)
+    shared = DirectoryStore(kiosk.hypervisor.host)
+    from kiosk.sync import HostCache
+
+    cache = HostCache(kiosk.hypervisor.host)
+    (one,) = [i for i in cache.installed() if str(i.ref.base) == "worker"]
+    needed = set(needs(offered, one.manifest))
+    indexes = {a.index for a in one.manifest.artifacts.values()}
+    for wanted in needed - indexes:
+        shared.write(offered.read(wanted))
+    for index in indexes:
+        if index is not None and shared.has(index):
+            shared.remove(index.digest)
+    kept = set(shared.objects())
+    assert kept & needed and not kept & indexes
+    prune(cache, kiosk.hypervisor.vms, free=1 << 60)
+    assert needed - indexes <= set(shared.objects())
 
 
 # -- in use -----------------------------------------------------------------------------------------------
@@ -253,15 +286,43 @@ def test_a_disk_of_a_vm_that_is_off_keeps_what_it_is_built_on(host: Hypervisor, 
     assert done.kept[ref("worker@1")] == f"in use: the disk {top}"
 
 
+def header(at: int, name: bytes, length: int | None = None) -> bytes:
+    """The start of a qcow2 whose backing file's name stands at a place."""
+    size = len(name) if length is None else length
+    start = b"QFI\xfb" + (3).to_bytes(4, "big") + at.to_bytes(8, "big") + size.to_bytes(4, "big")
+    return start.ljust(104, b"\0") + name
+
+
 @root_only
 def test_a_disk_whose_base_cannot_be_read_may_be_built_on_anything(host: Hypervisor, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.qcow2"
-    bad.write_bytes(
-        b"QFI\xfb" + (3).to_bytes(4, "big") + (1 << 40).to_bytes(8, "big") + (9).to_bytes(4, "big")
-    )
-    done = pruned(host, handed=Disks(bad))
+    for n in range(40):
+        (tmp_path / f"{n}.qcow2").write_bytes(header(104, f"{n + 1}.qcow2".encode()))
+    done = pruned(host, handed=Disks(tmp_path / "0.qcow2"))
     assert not done.removed
-    assert "bad.qcow2" in done.kept[ref("worker@1")]
+    assert "0.qcow2" in done.kept[ref("worker@1")]
+
+
+@root_only
+@pytest.mark.parametrize(
+    "start",
+    [
+        header(1 << 40, b"", 9),
+        header((1 << 64) - 1, b"", 1023),
+        header(104, b"x" * 2000),
+        header(104, b"x" * 1000),
+        header(104, b"json:{"),
+        header(104, b'json:{"file":"/\\ud800"}'),
+        header(104, b'json:{"file":"/\\u0000"}'),
+        header(104, b"\0/secret"),
+    ],
+    ids=["far", "farthest", "long", "no name", "no json", "no text", "zero", "empty"],
+)
+def test_a_guest_that_writes_a_header_nobody_can_follow_keeps_nothing(
+    host: Hypervisor, tmp_path: Path, start: bytes
+) -> None:
+    bad = tmp_path / "raw.disk"
+    bad.write_bytes(start)
+    assert removed(host, handed=Disks(bad)) == ["worker@1", "worker@2", "worker@3"]
 
 
 @root_only
