@@ -43,6 +43,7 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "rpm": "rpm",
     "squid": "squid",
+    "nginx": "nginx-light",
     "tar": "tar",
     "openssl": "openssl",
     "ionice": "util-linux",

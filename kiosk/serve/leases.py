@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from kiosk.fleet.database import HeldLease
 from kiosk.log import logger
@@ -66,6 +67,12 @@ class Budget:
             )
         self.refused = now
         return False
+
+    def keeps(self, now: float) -> bool:
+        """Whether what was granted may go on: hosts have not read more than they may."""
+        self.used(now)
+        most = max(self.limit or 0, sum(self.granted.values()))
+        return self.limit is None or sum(self.reported.values()) <= most
 
     def over(self, now: float) -> bool:
         """Whether it is used up: nothing is left, or a lease was refused for it just now."""
@@ -148,8 +155,10 @@ class Leases:
         room = version in self._wanting or len(self._wanting) < MOST_VERSIONS
         if (known is not None and version not in known) or not room:
             return Lease(granted=False, retry=self._retry(now))
-        self._wanting.setdefault(version, {})[host] = now
-        fanout = min(1_000_000, max(len(self._wanting[version]), leechers))
+        wanting = self._wanting.setdefault(version, {})
+        wanting.pop(host, None)
+        wanting[host] = now  # at the end: the first are those who asked longest ago
+        fanout = min(1_000_000, max(len(wanting), leechers))
         holder = self._grant(version, request, now)
         if holder is None:
             return Lease(granted=False, retry=self._retry(now), fanout=fanout)
@@ -187,7 +196,7 @@ class Leases:
             return None
         else:
             more = max(0, size - holder.bytes)
-            if not self.budget.allows(more, now):
+            if not (self.budget.allows(more, now) if more else self.budget.keeps(now)):
                 self._drop(version, host)
                 return None
             if more:
@@ -233,8 +242,7 @@ class Leases:
             self._drop(version, host)
         oldest = now - max(WANTED, self._longest * 1.1)
         for version, wanting in list(self._wanting.items()):
-            # the longest waiting come first, as each call puts its host to the end
-            for host, asked in list(wanting.items())[:64]:
+            for host, asked in list(islice(wanting.items(), 64)):
                 if asked < oldest:
                     del wanting[host]
             if not wanting:

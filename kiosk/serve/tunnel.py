@@ -50,7 +50,7 @@ def push(
         there = secrets.choice(PORTS)
         command = [*remote, "sync", *images, "--url", f"http://127.0.0.1:{there}", "--json"]
         try:
-            out, _said = run.bounded(
+            out, _ = run.bounded(
                 [*ssh(config, f"127.0.0.1:{there}:127.0.0.1:{port}"), "--", host, shlex.join(command)],
                 timeout=timeout,
                 most=ANSWER,

@@ -1,0 +1,120 @@
+"""`kiosk push` as it is typed: agents on loopback hear of it, fetch, report, and are shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kiosk.cli.push import duration, shares
+from kiosk.config import Settings
+from kiosk.errors import UsageError
+from tests.serve.fleet import Agent, Fleet, serving
+from tests.simulators.published import Kiosk, ready, without_fsync
+
+__all__ = ["without_fsync"]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[tuple[Kiosk, Fleet]]:
+    kiosk = ready(tmp_path)
+    with serving(kiosk.settings) as made:
+        yield kiosk, made
+
+
+def kiosk_says(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
+    """The real command."""
+    env = {**os.environ, "KIOSK_HOME": str(settings.home)}
+    argv = [sys.executable, "-m", "kiosk", *words]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def answers(fleet: Fleet, agent: Agent, **report: Any) -> threading.Thread:
+    """An agent that listens, and reports that once it is pushed."""
+    agent.report()
+    listening = threading.Event()
+
+    def run() -> None:
+        with fleet.listener(agent.host) as listener:
+            listening.set()
+            listener.wait("push", seconds=30)
+            agent.report(**report)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert listening.wait(10)
+    return thread
+
+
+HELD = [{"name": "worker", "version": "1"}]
+
+
+def test_a_push_ends_when_all_hold_the_version(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    threads = [answers(server, server.agent(f"hv-{n}"), held=HELD) for n in range(3)]
+    server.agent("other").report()
+    done = kiosk_says(kiosk.settings, "push", "worker", "--hosts", "hv-*", "--timeout", "30s")
+    assert done.returncode == 0, done.stderr
+    assert "hv-1: asked" in done.stdout
+    assert "hv-1: done" in done.stdout
+    assert "Push 1: 3 hosts: 3 done." in done.stdout
+    assert "other" not in done.stdout
+    for thread in threads:
+        thread.join()
+    assert server.kiosk.database.open_pushes(0) == []
+
+
+def test_a_push_that_some_hosts_fail_or_miss_says_so(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    thread = answers(server, server.agent("hv-1"), state="failed", failed=["worker@1"], error="disk full")
+    done = kiosk_says(kiosk.settings, "push", "worker", "--timeout", "30s", "--json")
+    assert (done.returncode, json.loads(done.stdout)["hosts"]) == (1, {"hv-1": "failed"})
+    assert "1 of 1 hosts failed: hv-1" in done.stderr
+    thread.join()
+    server.agent("hv-2").report()
+    late = kiosk_says(kiosk.settings, "push", "worker", "--hosts", "hv-2", "--timeout", "1s")
+    assert late.returncode == 8
+    assert "have not finished in time: hv-2" in late.stderr
+
+
+def test_what_can_not_be_pushed_is_said(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    assert "no host that has reported lately" in kiosk_says(kiosk.settings, "push", "worker").stderr
+    assert "nothing is not in the repository" in kiosk_says(kiosk.settings, "push", "nothing").stderr
+    detached = kiosk_says(kiosk.settings, "push", "worker", "--detach", "--json")
+    assert json.loads(detached.stdout) == {"push": 1}
+    with server.listener("hv-9") as listener:
+        listener.wait("push", push=1)
+
+
+def test_the_fleet_is_shown_and_hosts_are_forgotten(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    server.agent("hv-1").report(error="no space left", held=HELD, origin_bytes=5_000_000)
+    server.agent("hv-2").report()
+    shown = kiosk_says(kiosk.settings, "fleet", "status").stdout
+    assert "no space left" in shown
+    assert "2 hosts: 2 online; 0 behind, 1 with errors." in shown
+    one = json.loads(kiosk_says(kiosk.settings, "fleet", "status", "--json", "--host", "*-2").stdout)
+    assert [h["host"] for h in one["hosts"]] == ["hv-2"]
+    token = kiosk_says(kiosk.settings, "fleet", "token", "hv-1").stdout.strip()
+    assert token == server.agent("hv-1").token
+    assert kiosk_says(kiosk.settings, "fleet", "forget", "hv-1").returncode == 0
+    assert kiosk_says(kiosk.settings, "fleet", "forget", "hv-1").returncode == 6
+
+
+def test_times_and_waves_are_read_strictly() -> None:
+    assert [duration(t) for t in ("90", "30s", "5m", "1h")] == [90, 30, 300, 3600]
+    assert [shares(t) for t in ("100", "10,50,100")] == [(100,), (10, 50, 100)]
+    for bad in ("", "0", "-1", "1d", "m", "1.5h"):
+        with pytest.raises(UsageError):
+            duration(bad)
+    for bad in ("", "10", "50,10,100", "0,100", "10,10,100", "10,200", "a,100"):
+        with pytest.raises(UsageError):
+            shares(bad)
