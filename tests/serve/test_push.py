@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -82,6 +84,31 @@ def test_a_push_that_some_hosts_fail_or_miss_says_so(fleet: tuple[Kiosk, Fleet])
     late = kiosk_says(kiosk.settings, "push", "worker", "--hosts", "hv-2", "--timeout", "1s")
     assert late.returncode == 8
     assert "have not finished in time: hv-2" in late.stderr
+
+
+def test_on_a_terminal_the_hosts_are_redrawn(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    agent = server.agent("hv-1")
+    busy = {"name": "worker", "version": "1", "done": 45, "size": 100, "transport": "swarm"}
+    thread = answers(server, agent, state="fetching", fetching=busy)
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "KIOSK_HOME": str(kiosk.settings.home), "TERM": "xterm"}
+    argv = [sys.executable, "-m", "kiosk", "push", "worker", "--timeout", "30s"]
+    shown, finished = b"", False
+    with subprocess.Popen(argv, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown += part
+                if not finished and b"45% by swarm" in shown:
+                    finished = True
+                    agent.report(held=HELD)
+    os.close(ours)
+    thread.join()
+    assert process.returncode == 0
+    assert b"hv-1" in shown
+    assert b"45% by swarm" in shown
+    assert b"1 done" in shown
 
 
 def test_what_can_not_be_pushed_is_said(fleet: tuple[Kiosk, Fleet]) -> None:
