@@ -45,13 +45,13 @@ STOP_SECONDS = 15.0
 MOST_PUSHES = 100
 MOST_NAMES = 1000
 NEVER = float("inf")
+WAKE = "wake"
+LOCK = "agent.lock"
 REFUSED = {
     0: "no answer",
     401: "the token is not this host's (`kiosk fleet token HOST` on the kiosk)",
     404: "it has no fleet (a plain web server?)",
 }
-WAKE = "wake"
-LOCK = "agent.lock"
 
 
 class Daemon:
