@@ -34,6 +34,8 @@ from kiosk.agent.poll import Poll
 from kiosk.agent.state import State
 from kiosk.agent.swarm import Swarm, join
 from kiosk.agent.web import Answer, Web, WebError
+from kiosk.errors import KioskError
+from kiosk.files import locked
 
 REPORT_EVERY = 300.0
 REPORT_LEAST = 1.0
@@ -46,6 +48,12 @@ NEVER = float("inf")
 MOST_WAITING = 1000
 """Calls that wait for the loop, from which on events are dropped."""
 WAKE = "wake"
+LOCK = "agent.lock"
+REFUSED = {
+    0: "no answer",
+    401: "the token is not this host's (`kiosk fleet token HOST` on the kiosk)",
+    404: "it has no fleet (a plain web server?)",
+}
 
 
 class Daemon:
@@ -75,6 +83,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._reporting = False
+        self._taken: int | None = None
         self._reported_at = float("-inf")
         self.api: Api | None = None
         self.stream: Stream | None = None
@@ -465,11 +474,13 @@ class Daemon:
     def reported(self, answer: Answer | None) -> None:
         """The kiosk has a report, or not. That costs nothing but a line in the log, and only when it changes."""
         self._reporting = False
-        good = answer is not None and answer.status == 200
-        if good != self.state.reported:
-            why = f"it answered {answer.status}" if answer is not None else "no answer"
+        status = answer.status if answer is not None else 0
+        good = status == 200
+        if status != self._taken:
+            why = REFUSED.get(status, f"it answered {status}")
             say("the kiosk takes reports" if good else f"the kiosk takes no reports: {why}")
-        self.state.reported = good
+            self.sooner("save", time.monotonic() + SOON)
+        self._taken, self.state.reported = status, good
         if not good:
             self.at["report"] = time.monotonic() + (30 if self.state.fetching else REPORT_EVERY)
 
@@ -538,13 +549,18 @@ def begin(orders: Orders) -> None:
 
 
 def main() -> int:
-    """Runs until SIGTERM; after a reload, becomes a new daemon."""
+    """Runs until SIGTERM; after a reload, becomes a new daemon. A second one of the same host ends at once."""
     orders = Orders.from_json(sys.stdin.buffer.read(1 << 20))
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.close(devnull)
-    daemon = Daemon(orders, join(orders))
-    daemon.run()
+    try:
+        with locked(orders.folder / LOCK, what="this host, as its agent"):
+            daemon = Daemon(orders, join(orders))
+            daemon.run()
+    except KioskError as e:
+        say(str(e))
+        return e.exit_code
     if daemon.reloading:
         begin(daemon.orders)
     return 0

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
     """Adds the command and its group."""
     group = common.app("The hypervisor's daemon.")
     group.info.no_args_is_help = False
-    group.callback(invoke_without_command=True)(agent)
+    group.callback(invoke_without_command=True, help=agent.__doc__)(agent)
     group.command("status")(status)
     app.add_typer(group, name="agent")
 
@@ -63,6 +63,8 @@ def run_once(orders: Any, *, json: bool, dry_run: bool) -> None:
             ["name", "version", "state", "moved#", "seconds#"],
             [(r.name, r.version, r.state, size(r.moved), f"{r.seconds:.1f}") for r in report.results],
         )
+        if not report.results and report.failure is None:
+            say(f"The kiosk offers nothing that matches {', '.join(orders.images)}.")
     if report.failure is not None:
         raise report.failure
 
@@ -75,13 +77,16 @@ def status(ctx: typer.Context, json: Json = False) -> None:
     found = read(folder)
     if not found:
         raise NotFoundError(
-            "no agent has run here", where=str(folder / FILE), hint="systemctl start kiosk-agent"
+            "the daemon has not run here", where=str(folder / FILE), hint="systemctl start kiosk-agent"
         )
     found["running"] = Path(f"/proc/{found.get('pid', 0)}").exists()
     if json:
         emit(found)
         return
     say(f"{found['host']}: {found['state'] if found['running'] else 'not running'}")
+    if found["running"]:
+        events = "hears the kiosk's events" if found["connected"] else "hears no events, and polls"
+        say(f"  {events}; {'its reports are taken' if found['reported'] else 'reports nothing'}")
     if found["error"]:
         say(f"  {found['error']}")
     if fetching := found["fetching"]:

@@ -26,7 +26,7 @@ EVERY = 2.0
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    group = common.app("The hypervisors that report to this kiosk.")
+    group = common.app("The hypervisors that report to this kiosk.\n\nExample: `kiosk fleet status --watch`")
     group.command("status")(status)
     group.command("token")(token)
     group.command("forget")(forget)

@@ -145,7 +145,7 @@ class Run:
 
 
 def follow(run: Run, *, json: bool) -> dict[str, State]:
-    """Shows the hosts until all have finished or the push is over; how far each is then."""
+    """Shows the hosts until all that are not lost have finished or the push is over; how far each is then."""
     states: dict[str, State] = {}
     shown = sys.stdout.isatty() and not json
     with ExitStack() as stack:
@@ -159,7 +159,8 @@ def follow(run: Run, *, json: bool) -> dict[str, State]:
                 for host in hosts:
                     if before.get(host.host) != states[host.host]:
                         say(f"{host.host}: {states[host.host]}{detail(host)}")
-            if all(s in ("done", "failed") for s in states.values()) or run.push.over(time.time()):
+            waited_for = [states[h.host] for h in hosts]
+            if all(s in ("done", "failed") for s in waited_for) or run.push.over(time.time()):
                 return states
             time.sleep(LOOK)
 

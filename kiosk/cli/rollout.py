@@ -43,7 +43,10 @@ WATCH = 2.0
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    group = common.app("Roll-outs: a new version goes to a few hosts first, then to more.")
+    group = common.app(
+        "Roll-outs: a new version goes to a few hosts first, then to more.\n\n"
+        "Example: `kiosk publish debian-12-worker --rollout`, then `kiosk rollout status --watch`"
+    )
     for name, command in (
         ("start", start),
         ("status", status),

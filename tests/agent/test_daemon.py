@@ -146,6 +146,34 @@ def test_a_new_configuration_is_taken_over_and_a_wrong_one_is_not(tmp_path: Path
         assert host.process.poll() is None, "the same process"
 
 
+def test_a_second_agent_of_the_same_host_ends_at_once(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    with fleet(kiosk.settings.repository) as server, hypervisor(kiosk, server.url) as host:
+        server.wait(lambda: server.reports)
+        second = subprocess.run(host.argv(), env=host.env(), capture_output=True, text=True, timeout=20)
+        assert second.returncode == 4
+        assert "already working on this host" in second.stderr
+        assert host.stop() == 0
+
+
+def test_a_token_of_another_host_is_named_and_images_come_all_the_same(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    with fleet(kiosk.settings.repository) as server, hypervisor(kiosk, server.url) as host:
+        server.wait(lambda: server.reports)
+        host.stop()
+        (host.home / "token").write_text("ab" * 32)
+        host.start()
+        host.wait(lambda: "takes no reports: the token is not this host's" in host.words())
+        host.wait(lambda: host.state().get("state") == "idle" and host.current() == "1")
+        assert host.state()["reported"] is False
+
+
+def test_once_says_where_nothing_is_to_be_held(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    host = Hypervisor(kiosk, kiosk.hypervisor.url or "", images=["nothing-*"])
+    assert "offers nothing that matches nothing-*" in host.once().stdout
+
+
 def test_once_and_dry_run(tmp_path: Path) -> None:
     kiosk = ready(tmp_path)
     host = Hypervisor(kiosk, kiosk.hypervisor.url or "")

@@ -9,15 +9,19 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kiosk.cli.push import duration, shares
+from kiosk.cli.push import Run, duration, follow, shares
 from kiosk.config import Settings
 from kiosk.errors import UsageError
+from kiosk.fleet import catalogue
+from kiosk.fleet.database import Host
+from kiosk.fleet.pushes import Push
 from tests.serve.fleet import Agent, Fleet, serving
 from tests.simulators.published import Kiosk, ready, without_fsync
 
@@ -84,6 +88,26 @@ def test_a_push_that_some_hosts_fail_or_miss_says_so(fleet: tuple[Kiosk, Fleet])
     late = kiosk_says(kiosk.settings, "push", "worker", "--hosts", "hv-2", "--timeout", "1s")
     assert late.returncode == 8
     assert "have not finished in time: hv-2" in late.stderr
+
+
+def test_a_host_that_is_lost_in_the_meantime_is_not_waited_for(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    server.agent("hv-1").report()
+    server.agent("hv-2").report(held=HELD)
+
+    class Leaving(Run):
+        looks = 0
+
+        def hosts(self) -> list[Host]:
+            self.looks += 1
+            return [h for h in super().hosts() if self.looks == 1 or h.host != "hv-1"]
+
+    now = time.time()
+    wanted = Push(1, ("worker",), hosts=(), waves=(100,), every=1, created=now, expires=now + 60)
+    database = server.kiosk.database
+    run = Leaving(database, catalogue.current(kiosk.settings.repository), wanted)
+    assert follow(run, json=True) == {"hv-1": "asked", "hv-2": "done"}
+    assert run.looks == 2
 
 
 def test_on_a_terminal_the_hosts_are_redrawn(fleet: tuple[Kiosk, Fleet]) -> None:
