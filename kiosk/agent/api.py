@@ -102,8 +102,8 @@ TROUBLE = 30.0
 
 def lease(answer: Answer | None) -> dict[str, Any] | None:
     """A lease, its numbers within bounds; None where nobody gives leases: nobody answers, or nothing of that kind is
-    there. A kiosk that is in trouble, or does not know this host, refuses."""
-    if answer is None or answer.status in (404, 405, 501):
+    there, or not for this host. A kiosk that is in trouble refuses."""
+    if answer is None or answer.status in (401, 403, 404, 405, 501):
         return None
     if answer.status == 429:
         after = answer.headers.get("retry-after", "")
