@@ -219,6 +219,12 @@ def _without_files(folder: int) -> list[str]:
     return [name for name, is_dir in entries if is_dir]
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written on the folder's file system, by users as well as by root."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 def sha256(source: Path | IO[bytes]) -> str:
     """The digest `sha256:HEX` of a file's content, streamed."""
     if isinstance(source, Path):

@@ -105,11 +105,10 @@ def lease(answer: Answer | None) -> dict[str, Any] | None:
     there, or not for this host. A kiosk that is in trouble refuses."""
     if answer is None or answer.status in (401, 403, 404, 405, 501):
         return None
+    refused: dict[str, Any] = {"granted": False, "seconds": 0.0, "retry": TROUBLE, "slot": 0, "fanout": 0}
     if answer.status == 429:
         after = answer.headers.get("retry-after", "")
-        retry = min(3600.0, float(after)) if after.isdecimal() else 5.0
-        return {"granted": False, "seconds": 0.0, "retry": retry, "slot": 0, "fanout": 0}
-    refused: dict[str, Any] = {"granted": False, "seconds": 0.0, "retry": TROUBLE, "slot": 0, "fanout": 0}
+        return {**refused, "retry": min(3600.0, float(after)) if after.isdecimal() else 5.0}
     found = read(answer)
     if answer.status != 200 or not isinstance(found.get("granted"), bool):
         return refused

@@ -34,7 +34,6 @@ class Child:
         self._unwritten = b""
         self._open = True
         self.heard_at = time.monotonic()
-        self.begun_at = self.heard_at
         selector.register(self._out, selectors.EVENT_READ, "work")
         self.tell(job)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 from importlib.metadata import version
 from ipaddress import IPv4Network, IPv6Network
@@ -16,10 +15,11 @@ from kiosk.agent.orders import API_SCHEMES, Orders, minutes
 from kiosk.config import Settings, faults, known_keys, parse_toml
 from kiosk.errors import UsageError
 from kiosk.handover.settings import Tables
+from kiosk.model.report import HOST, HostName
 from kiosk.place import Web, place
+from kiosk.sync.offer import this_host
 
 FILE = Path("/etc/kiosk/agent.toml")
-HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?")
 Rate = Annotated[int, Field(ge=1000, le=10**12)]
 
 
@@ -49,7 +49,7 @@ class Agent(BaseModel):
     root: Path | None = None
     proxy: str | None = None
     api: str | None = None
-    host: Annotated[str, StringConstraints(pattern=f"^{HOST.pattern}$", max_length=200)] | None = None
+    host: HostName | None = None
     token_file: Path | None = None
     images: Annotated[
         tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9*?\[\]!/-]{1,150}$")], ...],
@@ -148,7 +148,7 @@ def listen(where: int | str) -> tuple[str, ...]:
 
 def hostname() -> str:
     """This machine's name as the fleet writes it."""
-    name = socket.gethostname().lower().rstrip(".")[:200]
-    if not HOST.fullmatch(name):
+    name = this_host()[:200]
+    if not re.fullmatch(HOST, name):
         raise UsageError(f"the host name {name!r} can't be used", hint='Write host = "NAME" for the agent.')
     return name

@@ -71,6 +71,9 @@ class Daemon:
         self.child: Child | None = None
         self.pushes: dict[int, tuple[str, ...]] = {}
         self.pushed_before: collections.deque[int] = collections.deque(maxlen=MOST_PUSHES)
+        self.held_back = False
+        self.running_pushes: dict[int, tuple[str, ...]] = {}
+        self.counting: dict[str, int] = {}
         self.again = False
         self.claimed: int | None = None
         self.stopped = False
@@ -259,10 +262,6 @@ class Daemon:
         elif what == "result":
             self.result = message
 
-    held_back = False
-    running_pushes: dict[int, tuple[str, ...]] = {}  # noqa: RUF012
-    counting: dict[str, int] = {}  # noqa: RUF012
-
     def work_ended(self) -> None:
         """The run is over, one way or another."""
         assert self.child is not None
@@ -343,7 +342,7 @@ class Daemon:
         if self.api is None:
             self.answer_lease(None)
             return
-        fields = {"schema": "kiosk.lease/1", "name": name, "version": version, "bytes": asked["bytes"]}
+        fields = lease_fields(name, version, asked["bytes"])
         self.api.post("/api/lease", fields, lambda answer: self.post(lambda: self.answer_lease(answer)))
 
     def answer_lease(self, answer: Answer | None) -> None:
@@ -364,13 +363,7 @@ class Daemon:
         """Gives a lease back, so that another host gets it, with the bytes that were not read."""
         self.leased = None
         if self.api is not None:
-            fields = {
-                "schema": "kiosk.lease/1",
-                "name": name,
-                "version": version,
-                "bytes": left,
-                "done": True,
-            }
+            fields = {**lease_fields(name, version, left), "done": True}
             self.api.post("/api/lease", fields, lambda _answer: None)
 
     # -- what the kiosk tells -------------------------------------------------------------------------
@@ -531,6 +524,11 @@ class Daemon:
         self.swarm.close()
         self.save()
         self._selector.close()
+
+
+def lease_fields(name: str, version: str, left: int) -> dict[str, Any]:
+    """What every call about a lease says; `left` bytes are still to come."""
+    return {"schema": "kiosk.lease/1", "name": name, "version": version, "bytes": left}
 
 
 def say(text: str) -> None:

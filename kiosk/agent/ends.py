@@ -1,5 +1,5 @@
-"""What the agent's run asks of other parts of kiosk besides fetching: the signed roll-out, handing a current version
-over, giving old versions up, and who uses which. One place, so that the run does not depend on how they do it."""
+"""What the agent's run asks of other parts of kiosk besides fetching: handing a current version over, giving old
+versions up, and who uses which. One place, so that the run does not depend on how they do it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ from kiosk.errors import KioskError
 from kiosk.handover import Handover
 from kiosk.handover.settings import Tables
 from kiosk.model.names import Ref
-from kiosk.model.rollout import Rollout
 from kiosk.sync import prune, usage
 from kiosk.sync.host import HostCache, Installed
-from kiosk.trust.client import TrustedRepository
-
-
-def rollout(repository: TrustedRepository, ref: Ref) -> Rollout | None:
-    """The verified roll-out of a name; None where hosts go by the newest version. Raises where that is not known:
-    then what is current stays."""
-    return repository.rollout(ref)
 
 
 class Ends:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from kiosk.agent import room
 from kiosk.agent.bucket import Limited
-from kiosk.agent.ends import Ends, rollout
+from kiosk.agent.ends import Ends
 from kiosk.agent.orders import Orders
 from kiosk.agent.plan import Choice, choose, wanted
 from kiosk.agent.shared import Shared
@@ -175,7 +175,7 @@ class Run:
 
     def choice(self, ref: Ref, offered: Sequence[Version]) -> Choice:
         """The plan for one name, after the signed roll-out. What it may bring hosts back to is kept."""
-        rolled = rollout(self.repository, ref)
+        rolled = self.repository.rollout(ref)
         if rolled is not None and rolled.before is not None:
             self.before.add(with_version(ref, Version.parse(rolled.before)))
         return choose(

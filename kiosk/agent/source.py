@@ -33,8 +33,6 @@ LOOK = 0.5
 """Seconds between looks of a reader that waits."""
 AHEAD = 6
 """Threads that read for the swarm."""
-MOST_NAMED = 200_000
-"""More objects than any version has."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from typing import Protocol
 from kiosk.agent.orders import Orders
 from kiosk.errors import KioskError, NetworkError, NotFoundError
 from kiosk.log import logger
+from kiosk.swarm import torrent
 from kiosk.swarm.options import PRIVATE, Options
 from kiosk.swarm.session import Complete, Failed, Session
 
 log = logger(__name__)
-LARGEST = 32 << 20
-"""Bytes of the largest .torrent."""
 LOOK_EVERY = 1.0
 PATIENCE = 3.0
 TRY_AGAIN = 30.0
@@ -36,10 +35,6 @@ class Swarm(Protocol):
         """Whether there is one at all."""
 
     @property
-    def downloaded(self) -> int:
-        """Bytes that peers sent since the start."""
-
-    @property
     def uploaded(self) -> int:
         """Bytes that peers were sent since the start."""
 
@@ -50,7 +45,7 @@ class Swarm(Protocol):
         """Takes part in these swarms (infohash, .torrent file), and in no others, with what is in the objects'
         folder."""
 
-    def want(self, infohash: str, torrent: Path, digests: Sequence[str]) -> None:
+    def want(self, infohash: str, file: Path, digests: Sequence[str]) -> None:
         """Downloads these objects."""
 
     def have(self, digest: str) -> None:
@@ -73,7 +68,6 @@ class NoSwarm:
     """No swarm."""
 
     works = False
-    downloaded = 0
     uploaded = 0
 
     def fileno(self) -> int | None:
@@ -83,7 +77,7 @@ class NoSwarm:
     def seed(self, torrents: Sequence[tuple[str, Path]]) -> None:
         """Nothing."""
 
-    def want(self, infohash: str, torrent: Path, digests: Sequence[str]) -> None:
+    def want(self, infohash: str, file: Path, digests: Sequence[str]) -> None:
         """Nothing."""
 
     def have(self, digest: str) -> None:
@@ -113,7 +107,7 @@ class Joined:
         self._session = session
         self._trackers = trackers
         self._upload = upload
-        self._todo: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._todo: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._ready: deque[str] = deque()
         self._over = Event()
         self._wanting: str | None = None
@@ -123,11 +117,6 @@ class Joined:
         self._threads = [Thread(target=t, daemon=True) for t in (self._do, self._hear)]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def downloaded(self) -> int:
-        """Bytes that peers sent since the start."""
-        return self._session.stats().received
 
     @property
     def uploaded(self) -> int:
@@ -144,18 +133,18 @@ class Joined:
         def change() -> None:
             for infohash in self._session.torrents - {h for h, _ in torrents} - {self._wanting}:
                 self._session.remove(infohash)
-            for infohash, torrent in torrents:
-                self._add(infohash, torrent)
+            for infohash, file in torrents:
+                self._add(infohash, file)
             self._session.save()
 
         self._todo.put(change)
 
-    def want(self, infohash: str, torrent: Path, digests: Sequence[str]) -> None:
+    def want(self, infohash: str, file: Path, digests: Sequence[str]) -> None:
         """Downloads these objects; those that are here already are complete at once."""
 
         def fetch() -> None:
             self._wanting = infohash
-            self._add(infohash, torrent)
+            self._add(infohash, file)
             coming = self._session.want(infohash, digests)
             self._tell(d for d in digests if d not in coming)
 
@@ -163,7 +152,7 @@ class Joined:
 
     def have(self, digest: str) -> None:
         """Shares an object that came another way."""
-        self._todo.put(lambda: void(self._session.have(digest)))
+        self._todo.put(lambda: self._session.have(digest))
 
     def lost(self, digest: str) -> None:
         """Offers an object no more, and fetches it again where it is wanted."""
@@ -190,10 +179,10 @@ class Joined:
             thread.join(timeout=PATIENCE)
         self._session.close()
 
-    def _add(self, infohash: str, torrent: Path) -> None:
+    def _add(self, infohash: str, file: Path) -> None:
         if infohash not in self._session.torrents:
-            with torrent.open("rb") as f:
-                data = f.read(LARGEST + 1)
+            with file.open("rb") as f:
+                data = f.read(torrent.LARGEST + 1)
             self._session.add(data, infohash, trackers=self._trackers, stop=self._over)
 
     def _do(self) -> None:
@@ -224,10 +213,6 @@ class Joined:
         self._ready.extend(digests)
         with contextlib.suppress(OSError):
             os.write(self._write, b"\0")
-
-
-def void(_value: object) -> None:
-    """Nothing."""
 
 
 def join(orders: Orders) -> Swarm:

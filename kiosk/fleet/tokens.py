@@ -18,9 +18,10 @@ from pathlib import Path
 
 from kiosk.errors import StorageError, UsageError, VerificationError
 from kiosk.files import fsync_dir, storage_errors, write
+from kiosk.model import report
 
 LENGTH = 32
-HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?")
+HOST = re.compile(report.HOST)
 AUTHORIZATION = re.compile(rf"Kiosk host=({HOST.pattern}),mac=([0-9a-f]{{64}})")
 
 

@@ -14,7 +14,6 @@ right to kiosk's folder.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from kiosk.cloud import untrusted
 from kiosk.cloud.qemu.wire import Wire
 from kiosk.errors import GuestError, NotFoundError, StorageError, UsageError
+from kiosk.files import free_bytes
 from kiosk.golden.convert import FULL
 from kiosk.progress import bar
 from kiosk.run import run
@@ -88,8 +88,7 @@ def _used(image: dict[str, Any] | None) -> int:
 
 def check_room(folder: Path, disk: Disk) -> None:
     """StorageError where the folder clearly has no room for the copy, which is made twice for a while."""
-    found = os.statvfs(folder)
-    free, needed = found.f_bavail * found.f_frsize, 2 * disk.used + ROOM
+    free, needed = free_bytes(folder), 2 * disk.used + ROOM
     if free < needed:
         raise StorageError(
             f"the copy needs about {needed >> 20} MiB, and there are {free >> 20} MiB", where=str(folder)
@@ -151,8 +150,7 @@ def copy(wire: Wire, folder: Path, *, speed: int | None, timeout: float, title: 
 
 def _failed(error: str, folder: Path) -> Exception:
     """Why the job failed. A broken snapshot reads as a denied permission; mostly its fleece had no room."""
-    free = os.statvfs(folder)
-    if FULL.search(error) or free.f_bavail * free.f_frsize < 1 << 20:
+    if FULL.search(error) or free_bytes(folder) < 1 << 20:
         return StorageError("no space left for the copy of the disk; nothing was kept", where=str(folder))
     return GuestError(f"the disk could not be copied: {error}", hint="The node goes on; nothing was kept.")
 

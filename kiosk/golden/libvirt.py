@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from xml.sax.saxutils import quoteattr
 from kiosk.cloud import untrusted
 from kiosk.cloud.qemu.agent import result_of
 from kiosk.errors import BusyError, GuestError, KioskError, NetworkError, NotFoundError, StorageError
-from kiosk.files import storage_errors
+from kiosk.files import free_bytes, storage_errors
 from kiosk.golden import convert, hooks
 from kiosk.golden.capture import Answer, Capture
 from kiosk.golden.freezing import Window, frozen
@@ -157,8 +156,7 @@ class LibvirtSource:
         if len(folders) == 1:
             devices = {number: (folder, 2 * used) for number, (folder, used) in devices.items()}
         for folder, needed in devices.values():
-            found = os.statvfs(folder)
-            free = found.f_bavail * found.f_frsize
+            free = free_bytes(folder)
             if free < needed + ROOM:
                 raise StorageError(
                     f"the copy needs about {needed + ROOM >> 20} MiB, and there are {free >> 20} MiB",

@@ -54,18 +54,23 @@ class Table(Document):
         return isinstance(ref, ImageRef) and any(fnmatchcase(ref.name, p) for p in self.images)
 
 
-class FilesTable(Table):
-    """Files in a folder: copies (their blocks shared where the file system can) as raw or qcow2, or overlays, which
-    are small and stand on the cache. `watch` names folders with disks of VMs that may be built on them."""
+class CopiesTable(Table):
+    """Copies (their blocks shared where the file system can) as raw or qcow2, or overlays, which are small and stand on
+    the cache. `watch` names folders with disks of VMs that may be built on them."""
 
-    kind: Literal["files"]
-    folder: AbsolutePath
     mode: Mode = "copy"
     format: Literal["raw", "qcow2"] = "raw"
     watch: Annotated[tuple[AbsolutePath, ...], Field(max_length=50)] = ()
 
 
-class LibvirtTable(Table):
+class FilesTable(CopiesTable):
+    """Files in a folder."""
+
+    kind: Literal["files"]
+    folder: AbsolutePath
+
+
+class LibvirtTable(CopiesTable):
     """The same in the folder of a libvirt pool (of the type dir), as volumes. Disks of VMs are those of all domains."""
 
     kind: Literal["libvirt"]
@@ -73,9 +78,6 @@ class LibvirtTable(Table):
         "qemu:///system"
     )
     pool: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+@-]{0,127}$")]
-    mode: Mode = "copy"
-    format: Literal["raw", "qcow2"] = "raw"
-    watch: Annotated[tuple[AbsolutePath, ...], Field(max_length=50)] = ()
 
 
 class LvmTable(Table):

@@ -12,9 +12,8 @@ from pydantic import Field, StringConstraints
 from kiosk.model.base import Document, Size
 from kiosk.model.names import VersionText
 
-HostName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?$", max_length=200)
-]
+HOST = r"[a-z0-9](?:[a-z0-9.-]{0,198}[a-z0-9])?"
+HostName = Annotated[str, StringConstraints(pattern=f"^{HOST}$", max_length=200)]
 """A host's name as the fleet knows it: letters, digits, dots and hyphens, lower case."""
 Base = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9/-]{0,150}$")]
 """An image's or a layer's name without a version."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from kiosk.errors import BusyError, KioskError, NotFoundError, StorageError, UsageError
-from kiosk.files import fsync_dir, sha256, storage_errors
+from kiosk.files import free_bytes, fsync_dir, sha256, storage_errors
 from kiosk.model.manifest import Artifact
 from kiosk.run import CommandError, run
 from kiosk.store.device import is_device
@@ -145,8 +145,7 @@ def _convert(raw: Path, output: Path, size: int) -> None:
 
 
 def _room(raw: Path, output: Path) -> None:
-    at = os.statvfs(output.parent)
-    needed, free = raw.stat().st_blocks * 512, at.f_bavail * at.f_frsize
+    needed, free = raw.stat().st_blocks * 512, free_bytes(output.parent)
     if needed > free:
         raise _full(output, f"making it takes {needed >> 20} MiB more, and {free >> 20} MiB are free")
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from threading import Event
 from typing import Protocol
 
 from kiosk.errors import BusyError, CorruptError, KioskError, NotFoundError, VerificationError
-from kiosk.files import fsync_dir, remove_tree, storage_errors
+from kiosk.files import free_bytes, fsync_dir, remove_tree, storage_errors
 from kiosk.log import logger
 from kiosk.model.manifest import Object
 from kiosk.model.names import Ref
@@ -119,7 +118,7 @@ def sweep(
     kept: dict[Ref, str] = {}
     removed: dict[Ref, int] = {}
     failure: KioskError | None = None
-    room = _free(cache)
+    room = free_bytes(cache.folder)
     for ref, reason in verdicts(held, keep=keep, wanted=wanted).items():
         if ref in damaged:
             kept[ref] = f"its manifest can't be read: {damaged[ref].what}"
@@ -138,12 +137,12 @@ def sweep(
                 kept[ref] = e.what
                 continue
             removed[ref] = size
-            room = room + size if dry_run else _free(cache)
+            room = room + size if dry_run else free_bytes(cache.folder)
     objects = 0, 0
     if free is not None and room < free:
         stay = [i for i in installed.values() if i.current or i.ref in wanted]
         objects = _remove_objects(cache, stay, free - room, dry_run=dry_run)
-        room = room + objects[1] if dry_run else _free(cache)
+        room = room + objects[1] if dry_run else free_bytes(cache.folder)
     return Pruned(removed, kept, *objects, room, failure)
 
 
@@ -257,8 +256,3 @@ class _Beside:
 
 def _size(folder: Path) -> int:
     return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
-
-
-def _free(cache: HostCache) -> int:
-    found = os.statvfs(cache.folder)
-    return found.f_bavail * found.f_frsize

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from kiosk.agent.talk import Alone
 from kiosk.errors import KioskError
 from kiosk.model.names import parse_ref
 from kiosk.model.report import Lease
-from kiosk.run import run
 from kiosk.sync import HostCache
 from tests.attacks.mutable import Attacker, expire
 from tests.failures.interrupted import killed_at
@@ -182,16 +180,6 @@ def test_old_numbers_after_the_clock_went_back_go_on_where_the_server_says(tmp_p
         with hypervisor(kiosk, server.url):
             server.wait(lambda: server.reports and server.reports[-1].held)
             assert server.reports[0].sequence > 1 << 60
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 32 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], timeout=10)
-    yield folder
-    run(["umount", folder], timeout=10)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs takes root")

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kiosk.errors import StorageError
-from kiosk.run import run
 from kiosk.swarm.session import Failed
 from tests.simulators.published import Kiosk, behind, build_image, ready
 from tests.simulators.swarm import done, host, seeder, until, version
 
 FULL = r"No space left|disk is full|needs \d+ MiB"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs takes root")
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 32 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", folder], timeout=10)
-    yield folder
-    run(["umount", folder], timeout=10)
 
 
 def fill(folder: Path, leave: int) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 from kiosk.golden.settings import SshSettings
 from kiosk.run import run, tool
+from tests.simulators import ssh_keys
 
 PROGRAMS = ("sh", "tar", "env", "nice", "ionice", "cat", "sleep", "awk", "date", "find", "sed", "grep")
 
@@ -70,13 +71,7 @@ def node(folder: Path) -> Iterator[Node]:
     root = folder / "root"
     root.mkdir(parents=True)
     with_programs(root)
-    for name in ("host", "user"):
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], timeout=20)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = int(s.getsockname()[1])
-    public = " ".join((folder / "host.pub").read_text().split()[:2])
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}\n")
+    port = ssh_keys.make(folder)
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM yes\n"
         f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPermitRootLogin yes\n"

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.run import run, tool
+from kiosk.run import tool
 from tests.serve.test_push import kiosk_says
+from tests.simulators import ssh_keys
 from tests.simulators.published import ready, without_fsync
 
 __all__ = ["without_fsync"]
@@ -25,13 +26,7 @@ __all__ = ["without_fsync"]
 def sshd(folder: Path, home: Path, *options: str) -> Iterator[Path]:
     """A hypervisor's sshd on loopback whose kiosk keeps its things in `home`; gives ssh's configuration file."""
     folder.mkdir()
-    for name in ("host", "user"):
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], timeout=20)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = int(s.getsockname()[1])
-    public = " ".join((folder / "host.pub").read_text().split()[:2])
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}\n")
+    port = ssh_keys.make(folder)
     (folder / "ssh_config").write_text(
         f"Host hv-1\n HostName 127.0.0.1\n Port {port}\n User root\n IdentityFile {folder}/user\n"
         f" IdentitiesOnly yes\n UserKnownHostsFile {folder}/known_hosts\n"
