@@ -66,9 +66,8 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
     with stage("attest"):
-        if found.context.lifetime is not None:
-            left = max(1, round(found.context.lifetime - machine.uptime()))
-            machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
+        left = max(1, round(found.context.life.drains(found.context.node_id) - machine.uptime()))
+        machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
         attestation = attest.run(machine, found, verified, stage.seconds)
         apply.start(machine, services)
     stage.stage = "report"

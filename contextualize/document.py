@@ -1,7 +1,7 @@
 """Documents from outside, read strictly: every field has a type, a pattern and a bound, or it is refused.
 
-Covers the context document, the image's own identity and policy, and those parts of signed manifests that
-the guest acts upon. JSON is read with duplicate keys, NaN, and deep nesting refused; a document that is
+Covers the image's own identity and policy; `context` and `manifest` read the other documents with the same
+means. JSON is read with duplicate keys, NaN, and deep nesting refused; a document that is
 read holds nothing that was not checked.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, NoReturn, Tuple
 
 from contextualize.errors import Refused
 
@@ -19,11 +19,6 @@ DEPTH = 12
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 DIGEST = r"sha256:[0-9a-f]{64}"
-UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-HOSTNAME = rf"(?=.{{1,253}}\Z){HOST_LABEL}(?:\.{HOST_LABEL})*"
-SERIAL = r"[A-Za-z0-9][A-Za-z0-9_-]{0,19}"
-"""A virtio disk's serial: virtio carries 20 bytes."""
 GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
 
 
@@ -99,6 +94,18 @@ class Fields:
                 self.fault(key, f"the name {k!r:.80} is not valid")
             if not isinstance(v, str) or not re.fullmatch(value, v):
                 self.fault(f"{key}.{k}", f"{v!r:.80} is not valid")
+        return found
+
+    def secrets(self, key: str, name: str, most: int) -> Dict[str, str]:
+        """An object from names of a pattern to strings, which no error shows; empty where it is not there."""
+        found = self._take(key) if self.has(key) else {}
+        if not isinstance(found, dict) or len(found) > most:
+            self.fault(key, f"not an object of at most {most}")
+        for k, v in found.items():
+            if not re.fullmatch(name, k):
+                self.fault(key, "a name in it is not valid")
+            if not isinstance(v, str):
+                self.fault(f"{key}.{k}", "is not a string")
         return found
 
     def schema(self, expected: str) -> None:
@@ -179,75 +186,6 @@ class LayerName:
     def target(self, version: str) -> str:
         """Where a version's manifest stands in the repository."""
         return f"layers/{self}/{version}.json"
-
-
-@dataclass(frozen=True)
-class LayerUse:
-    """A layer that the context asks for, and the disk that should hold it."""
-
-    name: LayerName
-    version: str
-    device: str
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """The scratch disk, by serial, and where it is mounted."""
-
-    device: str
-    mount: str
-
-
-@dataclass(frozen=True)
-class Context:
-    """What this machine is told at boot."""
-
-    node_id: str
-    node_name: str
-    image: str
-    version: str
-    layers: Tuple[LayerUse, ...]
-    scratch: Optional[Scratch]
-    lifetime: Optional[int]
-
-
-def context(data: bytes) -> Context:
-    """Reads a context document (schema kiosk.context/1)."""
-    f = read(data, "context", 64 * 1024)
-    f.schema("kiosk.context/1")
-    node, image = f.fields("node"), f.fields("image")
-    found = Context(
-        node_id=node.text("id", UUID),
-        node_name=node.text("name", HOSTNAME),
-        image=image.text("name", NAME),
-        version=image.text("version", VERSION),
-        layers=tuple(_layer_use(item, i) for i, item in enumerate(f.items("layers", 16))),
-        scratch=_scratch(f.fields("scratch")) if f.has("scratch") else None,
-        lifetime=f.integer("lifetime", 60, 366 * 86400) if f.has("lifetime") else None,
-    )
-    for part in (node, image, f):
-        part.end()
-    devices = [use.device for use in found.layers] + ([found.scratch.device] if found.scratch else [])
-    if len(set(devices)) != len(devices):
-        f.fault("layers", "one disk is named twice")
-    return found
-
-
-def _layer_use(item: object, index: int) -> LayerUse:
-    f = Fields(item, f"context: layers[{index}]")
-    use = LayerUse(
-        LayerName.parse(f.text("name", LayerName.PATTERN)),
-        f.text("version", VERSION),
-        f.text("device", SERIAL),
-    )
-    f.end()
-    return use
-
-
-def _scratch(f: Fields) -> Scratch:
-    found = Scratch(f.text("device", SERIAL), f.text("mount", r"(?:/[A-Za-z0-9][A-Za-z0-9_-]{0,60}){1,4}"))
-    f.end()
-    return found
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping
 
+from contextualize.context import Context
 from contextualize.machine import Machine
 from contextualize.stages.context import Found
 from contextualize.stages.verify import Verified
@@ -53,7 +54,7 @@ def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str
         },
         "scratch": context.scratch.mount if context.scratch else None,
         "ready": stamp(now),
-        "stops": stamp(stops(machine, context.lifetime)),
+        "stops": stamp(stops(machine, context)),
         "boot_seconds": round(machine.uptime(), 2),
         "stage_seconds": {stage: round(took, 3) for stage, took in seconds.items()},
     }
@@ -61,13 +62,11 @@ def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str
     return attestation
 
 
-def stops(machine: Machine, lifetime: Optional[int]) -> Optional[datetime]:
-    """When the machine stops: its lifetime counts from the start of its kernel."""
-    if lifetime is None:
-        return None
-    return machine.now() + timedelta(seconds=lifetime - machine.uptime())
+def stops(machine: Machine, context: Context) -> datetime:
+    """When the machine begins to drain: its age counts from the start of its kernel."""
+    return machine.now() + timedelta(seconds=context.life.drains(context.node_id) - machine.uptime())
 
 
-def stamp(time: Optional[datetime]) -> Optional[str]:
+def stamp(time: datetime) -> str:
     """A time as ISO 8601 in UTC, whole seconds."""
-    return None if time is None else time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

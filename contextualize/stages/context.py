@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from contextualize import document
+from contextualize import context
 from contextualize.machine import PRIVATE, Machine
 
 LABELS = ("/dev/disk/by-label/CIDATA", "/dev/disk/by-label/cidata")
@@ -22,7 +22,7 @@ PATIENCE = 60.0
 class Found:
     """The context, the digest of its document, and which source it came from."""
 
-    context: document.Context
+    context: context.Context
     digest: str
     source: str
 
@@ -34,8 +34,8 @@ def run(machine: Machine) -> Found:
     machine.folder(MOUNT, 0o700)
     device = machine.appears(LABELS, PATIENCE)
     machine.mount(device, MOUNT, "vfat,iso9660", "ro,nosuid,nodev,noexec")
-    data = machine.read(f"{MOUNT}/user-data", 64 * 1024)
-    return Found(document.context(data), f"sha256:{hashlib.sha256(data).hexdigest()}", f"nocloud:{device}")
+    data = machine.read(f"{MOUNT}/user-data", context.LIMIT)
+    return Found(context.parse(data), f"sha256:{hashlib.sha256(data).hexdigest()}", f"nocloud:{device}")
 
 
 def release(machine: Machine) -> None:

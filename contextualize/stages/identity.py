@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextualize import document
-from contextualize.document import Context
+from contextualize.context import Context
 from contextualize.errors import Refused
 from contextualize.machine import Machine
 

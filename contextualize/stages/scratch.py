@@ -7,7 +7,7 @@ machine, so the file system has no journal.
 
 from __future__ import annotations
 
-from contextualize.document import Scratch
+from contextualize.context import Scratch
 from contextualize.errors import Refused
 from contextualize.machine import Machine
 

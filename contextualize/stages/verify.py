@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO, List, Tuple
 
-from contextualize.document import Context, LayerUse
+from contextualize.context import Context, LayerUse
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import LayerManifest, image_manifest, layer_manifest

@@ -35,7 +35,7 @@ def document(
         "scratch": {"device": "scratch", "mount": MOUNT},
     }
     if lifetime is not None:
-        context["lifetime"] = lifetime
+        context["life"] = {"age": lifetime}
     return context
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contextualize import document
+from contextualize import context as told_context
 from kiosk.cloud import context
 from kiosk.errors import UsageError
 from kiosk.model.names import ImageRef, LayerRef
@@ -40,14 +40,14 @@ def test_the_guest_reads_back_what_it_was_told(tmp_path: Path) -> None:
     disk = tmp_path / "context.img"
     context.make_disk(disk, TOLD, bundle)
 
-    found = document.context(read(disk, "user-data"))
+    found = told_context.parse(read(disk, "user-data"))
     assert (found.node_id, found.node_name, found.image, found.version) == (UUID, "node-1", "worker", "3")
     assert [(str(use.name), use.version, use.device) for use in found.layers] == [
         ("site/example/base", "1", "layer-0"),
         ("experiment/demo/software", "2.1", "layer-1"),
     ]
     assert found.scratch is not None and found.scratch.device == "scratch"
-    assert found.lifetime == 86400
+    assert found.life.age == 86400
     assert read(disk, "meta-data") == f"instance-id: {UUID}\nlocal-hostname: node-1\n".encode()
     assert read(disk, "kiosk/metadata/12.site-example.json") == b"x" * 5000
     assert read(disk, f"kiosk/{long}") == b"m"
@@ -58,7 +58,7 @@ def test_the_guest_reads_back_what_it_was_told(tmp_path: Path) -> None:
 
 def test_without_a_lifetime_there_is_none_in_the_document() -> None:
     told = context.document(uuid=UUID, name="n", image=ImageRef.parse("w@1"), layers=[], lifetime=None)
-    assert document.context(json.dumps(told).encode()).lifetime is None
+    assert told_context.parse(json.dumps(told).encode()).life.age == 86400
 
 
 def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_two_layers_are_mounted_and_carried_out(guest: Guest, squashfs: Squashfs
 
 
 def test_the_attestation_says_what_was_verified_and_by_whose_key(guest: Guest, squashfs: Squashfs) -> None:
-    with_layers(guest, squashfs).context["lifetime"] = 3600
+    with_layers(guest, squashfs).context["life"] = {"age": 3600}
     assert guest.boot() == 0
     attestation = json.loads(guest.text("/run/kiosk/attestation.json"))
     keys = {role: signer.public_key.keyid for role, signer in guest.repository.keys.items()}
@@ -97,7 +97,7 @@ def test_without_a_context_disk_there_is_no_machine(guest: Guest) -> None:
         ({"colour": "blue"}, "context: context: 'colour': unknown key"),
         ({"schema": "kiosk.context/2"}, "context: context: schema: is 'kiosk.context/2'"),
         ({"node": {"id": "7", "name": "node-7"}}, "context: context: node: id"),
-        ({"lifetime": True}, "context: context: lifetime"),
+        ({"life": {"age": True}}, "context: context: life: age"),
         (
             {"image": {"name": "debian-12-worker", "version": "1"}},
             "identity: the context is for debian-12-worker@1",
