@@ -10,9 +10,21 @@ import contextlib
 import time
 from typing import Dict, Iterator
 
+from contextualize import switches
 from contextualize.errors import Refused
 from contextualize.machine import Machine
-from contextualize.stages import apply, attest, context, identity, layers, scratch, verify
+from contextualize.stages import (
+    access,
+    apply,
+    attest,
+    context,
+    hooks,
+    identity,
+    layers,
+    network,
+    scratch,
+    verify,
+)
 from contextualize.stages.report import Reporter
 
 
@@ -55,6 +67,8 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         found = context.run(machine)
     with stage("identity"):
         identity.run(machine, found.context)
+    with stage("network"):
+        network.run(machine, found)
     with stage("verify"):
         verified = verify.run(machine, found.context)
         context.release(machine)
@@ -65,10 +79,17 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     if found.context.scratch:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
+    allowed = switches.allowed(verified.layers)
+    with stage("access"):
+        switched_on = access.run(machine, found.context, allowed)
+    with stage("hooks"):
+        switched_on += hooks.prolog(machine, found, allowed)
     with stage("attest"):
         left = max(1, round(found.context.life.drains(found.context.node_id) - machine.uptime()))
         machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
         attestation = attest.run(machine, found, verified, stage.seconds)
         apply.start(machine, services)
+    with stage("hooks"):
+        hooks.epilog(machine, found)
     stage.stage = "report"
     reporter.ready(attestation)

@@ -5,21 +5,27 @@ Every program has a time limit, and one that fails is a Refused that says how it
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import posixpath
+import select
 import shlex
+import signal
 import socket
 import stat
 import subprocess
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, Sequence
+from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from contextualize.errors import Refused
 
 PRIVATE = "/run/kiosk/private"
 """Only root looks in here: the context disk, while it is read, and signed metadata."""
+LINE = 4096
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
 class Machine:
@@ -117,7 +123,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
                 check=False,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env=ENVIRONMENT,
             )
         except subprocess.TimeoutExpired:
             raise Refused(f"`{shown}` was not done after {timeout:.0f} s") from None
@@ -127,6 +133,31 @@ class Machine:
         if done.returncode != 0:
             raise Refused(f"`{shown}` ended with status {done.returncode}: {text[-300:]}")
         return text
+
+    def run_told(
+        self, argv: Sequence[str], name: str, timeout: float, env: Optional[Mapping[str, str]] = None
+    ) -> None:
+        """Runs a program to its end and prints each line of its output behind `name`, as it comes. What it leaves
+        running does not hold us up; whatever it started is ended with it after `timeout` seconds."""
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=self.root,
+                env={**ENVIRONMENT, **(env or {})},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as e:
+            raise Refused(f"{name}: can't be started: {e!s:.200}") from None
+        last = _told(process, name, time.monotonic() + timeout)
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise Refused(f"{name}: was not done after {timeout:.0f} s")
+        if process.returncode != 0:
+            raise Refused(f"{name}: ended with status {process.returncode}: {last[-300:]}")
 
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
@@ -138,6 +169,11 @@ class Machine:
             if time.monotonic() >= end:
                 raise Refused(f"{' or '.join(paths)} did not appear within {seconds:.0f} s")
             time.sleep(0.1)
+
+    def file_systems(self) -> List[Tuple[str, str]]:
+        """Every disk and partition that the kernel has, with the label of the file system on it (empty: none)."""
+        text = self.run(["lsblk", "--json", "--list", "--paths", "--output", "NAME,LABEL"])
+        return [(str(d["name"]), str(d["label"] or "")) for d in json.loads(text)["blockdevices"]]
 
     def open_disk(self, serial: str, seconds: float = 30) -> BinaryIO:
         """Opens the virtio disk of a serial for reading."""
@@ -189,3 +225,36 @@ class Machine:
     def uptime(self) -> float:
         """Seconds since the kernel started."""
         return float(self.read("/proc/uptime").split()[0])
+
+
+def _told(process: subprocess.Popen[bytes], name: str, end: float) -> str:
+    """Prints what a process says until it has ended, or until `end`; returns the last line. A pipe holds less than
+    one read takes, so what was said before the end is all read by the last one."""
+    assert process.stdout is not None
+    pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
+    os.set_blocking(pipe, False)
+    waiting, left, last, over = [pipe, ended], b"", "", False
+    try:
+        while not over and time.monotonic() < end:
+            over = ended in select.select(waiting, [], [], max(0.0, end - time.monotonic()))[0]
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(pipe, 1 << 20)
+                if not data and pipe in waiting:
+                    waiting.remove(pipe)
+                *lines, left = (left + data).split(b"\n")
+                for line in lines:
+                    last = _say(name, line) or last
+                if len(left) > LINE:
+                    last, left = _say(name, left), b""
+    finally:
+        os.close(ended)
+        process.stdout.close()
+    if over:
+        process.wait()
+    return _say(name, left) or last if left else last
+
+
+def _say(name: str, line: bytes) -> str:
+    text = line[:LINE].decode(errors="replace").rstrip()
+    print(f"{name}: {text}", flush=True)
+    return text

@@ -1,0 +1,106 @@
+"""Stage `network`: the static address, the time servers, and a metadata service that only root can ask.
+
+DHCP is the image's own default and needs nothing here. Nothing is waited for: a later stage that needs the network
+tries until it is there. A metadata service still has the context, and the secrets in it: once the context was read,
+no user but root reaches its addresses.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import List
+
+from contextualize.context import Context, Network
+from contextualize.errors import Refused
+from contextualize.machine import PRIVATE, Machine
+from contextualize.stages.context import Found
+
+NETWORK = "/run/systemd/network/10-kiosk.network"
+TIME = "/run/systemd/timesyncd.conf.d/kiosk.conf"
+NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd")
+TIMESYNCD = ("/usr/lib/systemd/systemd-timesyncd", "/lib/systemd/systemd-timesyncd")
+IP = ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip")
+METADATA = ("169.254.169.254/32", "fd00:ec2::254/128")
+RULE = "rule add priority 1 uidrange 1-4294967294 to {} prohibit protocol kernel\n"
+"""As the kernel's own: systemd-networkd removes rules of others when it starts."""
+ETHERNET = b"1"
+
+
+def run(machine: Machine, found: Found) -> None:
+    """Sets up what the context asks for, or refuses."""
+    context = found.context
+    if context.network:
+        _address(machine, context.network)
+    if context.time_servers:
+        _time(machine, context)
+    _guard(machine, found)
+
+
+def _address(machine: Machine, network: Network) -> None:
+    """A file for systemd-networkd, which starts at about this time: it is restarted where it has started already."""
+    if not any(machine.exists(path) for path in NETWORKD):
+        raise Refused("the context has a static address, and this image has no systemd-networkd")
+    machine.replace(
+        NETWORK, configuration(network, _only(machine) if network.mac is None else network.mac).encode()
+    )
+    machine.systemctl("--no-block", "try-restart", "systemd-networkd.service")
+
+
+def configuration(network: Network, mac: str) -> str:
+    """The text of the file. Refused where an address is none, or the gateway is of the other family."""
+    import ipaddress
+
+    try:
+        own = ipaddress.ip_interface(network.address)
+        gateway = ipaddress.ip_address(network.gateway) if network.gateway else None
+        dns = [str(ipaddress.ip_address(one)) for one in network.dns]
+    except ValueError as e:
+        raise Refused(f"network: {e}") from None
+    lines = ["[Match]", f"MACAddress={mac}", "Type=ether", "", "[Network]", f"Address={own}"]
+    lines += [f"DNS={one}" for one in dns] + [f"Domains={one}" for one in network.search]
+    lines += ["DHCP=no", "LinkLocalAddressing=ipv6", f"IPv6AcceptRA={'no' if own.version == 6 else 'yes'}"]
+    if gateway is not None:
+        if gateway.version != own.version:
+            raise Refused(f"network: the gateway {gateway} is not of the family of {own}")
+        lines += ["", "[Route]", f"Gateway={gateway}"]
+        if gateway not in own.network and not gateway.is_link_local:
+            lines.append("GatewayOnLink=yes")
+    return "\n".join(lines) + "\n"
+
+
+def _only(machine: Machine) -> str:
+    """The MAC address of the one Ethernet interface that there is."""
+    found: List[str] = []
+    folder = machine.path("/sys/class/net")
+    for name in sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []:
+        at = f"/sys/class/net/{name}"
+        if machine.exists(f"{at}/device") and machine.read(f"{at}/type", 64).strip() == ETHERNET:
+            found.append(machine.read(f"{at}/address", 64).decode(errors="replace").strip())
+    if len(found) != 1:
+        raise Refused(
+            f"network: there are {len(found)} Ethernet interfaces: `mac` must say which one is meant"
+        )
+    return found[0]
+
+
+def _time(machine: Machine, context: Context) -> None:
+    if not any(machine.exists(path) for path in TIMESYNCD):
+        raise Refused("the context has time_servers, and this image has no systemd-timesyncd")
+    machine.replace(TIME, f"[Time]\nNTP={' '.join(context.time_servers)}\nFallbackNTP=\n".encode())
+    machine.systemctl("--no-block", "restart", "systemd-timesyncd.service")
+
+
+def _guard(machine: Machine, found: Found) -> None:
+    """The kernel answers every user but root that there is no way to a metadata service."""
+    program = next((path for path in IP if machine.exists(path)), None)
+    if program is None:
+        if found.source.startswith("ec2:"):
+            raise Refused(
+                "without the program `ip` the metadata service can't be closed to the users of this machine"
+            )
+        return
+    six = stat.S_ISDIR(machine.mode("/proc/sys/net/ipv6"))
+    rules = [RULE.format(address) for address in METADATA if six or ":" not in address]
+    file = f"{PRIVATE}/metadata.rules"
+    machine.replace(file, "".join(rules).encode(), 0o600)
+    machine.run([program, "-batch", str(machine.path(file))])
