@@ -50,6 +50,8 @@ class FolderMachine(Machine):
                 self.path(device),
             ]
             subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+        elif "vfat" in kind and self.path(device).stat().st_size:
+            unpack(self.path(device), self.path(where))
         elif "vfat" in kind:
             shutil.copytree(self.context, self.path(where), dirs_exist_ok=True)
 
@@ -68,6 +70,14 @@ class FolderMachine(Machine):
             self.asked.append(tuple(argv))
             return ""
         return super().run(argv, timeout)
+
+
+def unpack(image: Path, folder: Path) -> None:
+    """The files of a context disk, by programs that share nothing with those that wrote it."""
+    argv = ["bsdtar", "-x", "-f", image, "-C", folder]
+    if image.read_bytes()[510:512] == b"\x55\xaa":
+        argv = ["mcopy", "-s", "-i", image, "::/*", folder]
+    subprocess.run(argv, check=True)
 
 
 class Guest:
