@@ -12,7 +12,7 @@ from typing import List
 
 from contextualize.context import Context, Network
 from contextualize.errors import Refused
-from contextualize.machine import PRIVATE, Machine
+from contextualize.machine import Machine
 from contextualize.stages.context import Found
 
 NETWORK = "/run/systemd/network/10-kiosk.network"
@@ -20,8 +20,8 @@ TIME = "/run/systemd/timesyncd.conf.d/kiosk.conf"
 NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd")
 TIMESYNCD = ("/usr/lib/systemd/systemd-timesyncd", "/lib/systemd/systemd-timesyncd")
 IP = ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip")
-METADATA = ("169.254.169.254/32", "fd00:ec2::254/128")
-RULE = "rule add priority 1 uidrange 1-4294967294 to {} prohibit protocol kernel\n"
+METADATA = {"-4": "169.254.169.254/32", "-6": "fd00:ec2::254/128"}
+RULE = ("uidrange", "1-4294967294", "prohibit", "priority", "1", "protocol", "kernel")
 """As the kernel's own: systemd-networkd removes rules of others when it starts."""
 ETHERNET = b"1"
 
@@ -100,7 +100,6 @@ def _guard(machine: Machine, found: Found) -> None:
             )
         return
     six = stat.S_ISDIR(machine.mode("/proc/sys/net/ipv6"))
-    rules = [RULE.format(address) for address in METADATA if six or ":" not in address]
-    file = f"{PRIVATE}/metadata.rules"
-    machine.replace(file, "".join(rules).encode(), 0o600)
-    machine.run([program, "-batch", str(machine.path(file))])
+    for family, address in METADATA.items():
+        if family == "-4" or six:
+            machine.run([program, family, "rule", "add", "to", address, *RULE])

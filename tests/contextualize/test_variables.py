@@ -55,8 +55,8 @@ def test_what_is_accepted_means_the_same_to_a_shell(line: str, tmp_path: Path) -
     "text",
     [
         "X=$HOME", 'X="$HOME"', 'X="`id`"', "X=`id`", "X=$(id)", "X='a' id", "X='a';id", "X='a'&", "X='open",
-        'X="a\\"b"', "id", "export X='a'", "X ='a'", "X= 'a'", "1X='a'", "X='a'\nX='b'", "X='a' # c", "X=a b", "X[0]='a'",
-        "X+='a'", "X=~", "X=a*", "X='a'$Y", "X={a,b}", 'X="a!b"', "X='a'\\",
+        'X="a\\"b"', "id", "export X='a'", "X ='a'", "X= 'a'", "1X='a'", "X='a'\nX='b'", "X='a' # c", "X=a b",
+        "X[0]='a'", "X+='a'", "X=~", "X=a*", "X='a'$Y", "X={a,b}", 'X="a!b"', "X='a'\\",
     ],
 )  # fmt: skip
 def test_what_a_shell_would_act_upon_is_refused(text: str) -> None:
