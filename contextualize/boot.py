@@ -68,7 +68,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("identity"):
         identity.run(machine, found.context)
     with stage("network"):
-        network.run(machine, found)
+        network.run(machine, found.context)
     with stage("verify"):
         verified = verify.run(machine, found.context)
         context.release(machine)

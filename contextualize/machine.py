@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from contextualize import guard
 from contextualize.errors import Refused
 
 PRIVATE = "/run/kiosk/private"
@@ -203,6 +204,10 @@ class Machine:
     def set_hostname(self, name: str) -> None:
         """Sets the running kernel's host name."""
         socket.sethostname(name)
+
+    def only_root(self, address: str) -> None:
+        """Closes an address to all other users."""
+        guard.only_root(address)
 
     def chown(self, absolute: str, uid: int, gid: int) -> None:
         """Gives a file to a user; a link itself, not what it points at."""

@@ -7,33 +7,28 @@ no user but root reaches its addresses.
 
 from __future__ import annotations
 
-import stat
 from typing import List
 
 from contextualize.context import Context, Network
 from contextualize.errors import Refused
 from contextualize.machine import Machine
-from contextualize.stages.context import Found
 
 NETWORK = "/run/systemd/network/10-kiosk.network"
 TIME = "/run/systemd/timesyncd.conf.d/kiosk.conf"
 NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd")
 TIMESYNCD = ("/usr/lib/systemd/systemd-timesyncd", "/lib/systemd/systemd-timesyncd")
-IP = ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip")
-METADATA = {"-4": "169.254.169.254/32", "-6": "fd00:ec2::254/128"}
-RULE = ("uidrange", "1-4294967294", "prohibit", "priority", "1", "protocol", "kernel")
-"""As the kernel's own: systemd-networkd removes rules of others when it starts."""
+METADATA = ("169.254.169.254", "fd00:ec2::254")
 ETHERNET = b"1"
 
 
-def run(machine: Machine, found: Found) -> None:
+def run(machine: Machine, context: Context) -> None:
     """Sets up what the context asks for, or refuses."""
-    context = found.context
     if context.network:
         _address(machine, context.network)
     if context.time_servers:
         _time(machine, context)
-    _guard(machine, found)
+    for address in METADATA:
+        machine.only_root(address)
 
 
 def _address(machine: Machine, network: Network) -> None:
@@ -88,18 +83,3 @@ def _time(machine: Machine, context: Context) -> None:
         raise Refused("the context has time_servers, and this image has no systemd-timesyncd")
     machine.replace(TIME, f"[Time]\nNTP={' '.join(context.time_servers)}\nFallbackNTP=\n".encode())
     machine.systemctl("--no-block", "restart", "systemd-timesyncd.service")
-
-
-def _guard(machine: Machine, found: Found) -> None:
-    """The kernel answers every user but root that there is no way to a metadata service."""
-    program = next((path for path in IP if machine.exists(path)), None)
-    if program is None:
-        if found.source.startswith("ec2:"):
-            raise Refused(
-                "without the program `ip` the metadata service can't be closed to the users of this machine"
-            )
-        return
-    six = stat.S_ISDIR(machine.mode("/proc/sys/net/ipv6"))
-    for family, address in METADATA.items():
-        if family == "-4" or six:
-            machine.run([program, family, "rule", "add", "to", address, *RULE])
