@@ -30,6 +30,7 @@ class FolderMachine(Machine):
         self.mounts: dict[str, tuple[str, str]] = {}
         self.asked: list[tuple[str, ...]] = []
         self.disks: list[tuple[str, str]] = []
+        self.closed: list[str] = []
 
     def file_systems(self) -> list[tuple[str, str]]:
         return self.disks
@@ -63,7 +64,7 @@ class FolderMachine(Machine):
         self.hostname = name
 
     def only_root(self, address: str) -> None:
-        self.asked.append(("only_root", address))
+        self.closed.append(address)
 
     def systemctl(self, *words: str) -> None:
         self.asked.append(("systemctl", *words))
