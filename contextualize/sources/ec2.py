@@ -6,6 +6,7 @@ context document, and all of it together takes at most PATIENCE seconds, in whic
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
@@ -48,7 +49,7 @@ def _ask(address: str, port: int, end: float) -> bytes:
     connection = http.client.HTTPConnection(address, port, timeout=max(0.1, min(TIMEOUT, left)))
     try:
         connection.connect()
-        cut = threading.Timer(max(0.1, left), connection.sock.shutdown, [socket.SHUT_RDWR])
+        cut = threading.Timer(max(0.1, left), _cut, [connection])
         cut.daemon = True
         cut.start()
         try:
@@ -67,6 +68,12 @@ def _ask(address: str, port: int, end: float) -> bytes:
         raise NotYet(f"{type(e).__name__}: {e}") from None
     finally:
         connection.close()
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """Ends whatever is being waited for on the connection."""
+    with contextlib.suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _get(

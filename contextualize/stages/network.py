@@ -1,12 +1,13 @@
 """Stage `network`: the static address, the time servers, and a metadata service that only root can ask.
 
-DHCP is the image's own default and needs nothing here. Nothing is waited for: a later stage that needs the network
-tries until it is there. A metadata service still has the context, and the secrets in it: once the context was read,
+DHCP is the image's own default and needs nothing here. That the network is up is not waited for: a later stage that
+needs it tries until it is there. A metadata service still has the context, and the secrets in it: once the context was read,
 no user but root reaches its addresses.
 """
 
 from __future__ import annotations
 
+import time
 from typing import List
 
 from contextualize.context import Context, Network
@@ -19,6 +20,8 @@ NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd"
 TIMESYNCD = ("/usr/lib/systemd/systemd-timesyncd", "/lib/systemd/systemd-timesyncd")
 METADATA = ("169.254.169.254", "fd00:ec2::254")
 ETHERNET = b"1"
+PATIENCE = 30.0
+"""Seconds to wait for an interface to give the static address to."""
 
 
 def run(machine: Machine, context: Context) -> None:
@@ -64,18 +67,28 @@ def configuration(network: Network, mac: str) -> str:
 
 
 def _only(machine: Machine) -> str:
-    """The MAC address of the one Ethernet interface that there is."""
+    """The MAC address of the one Ethernet interface that there is, once its driver has found it."""
+    end = time.monotonic() + PATIENCE
+    found = _interfaces(machine)
+    while not found and time.monotonic() < end:
+        time.sleep(0.1)
+        found = _interfaces(machine)
+    if len(found) != 1:
+        raise Refused(
+            f"network: there are {len(found)} Ethernet interfaces: `mac` must say which one is meant"
+        )
+    return found[0]
+
+
+def _interfaces(machine: Machine) -> List[str]:
+    """The MAC addresses of the Ethernet interfaces that are devices, and not made by software."""
     found: List[str] = []
     folder = machine.path("/sys/class/net")
     for name in sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []:
         at = f"/sys/class/net/{name}"
         if machine.exists(f"{at}/device") and machine.read(f"{at}/type", 64).strip() == ETHERNET:
             found.append(machine.read(f"{at}/address", 64).decode(errors="replace").strip())
-    if len(found) != 1:
-        raise Refused(
-            f"network: there are {len(found)} Ethernet interfaces: `mac` must say which one is meant"
-        )
-    return found[0]
+    return found
 
 
 def _time(machine: Machine, context: Context) -> None:

@@ -23,7 +23,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TIMES = ("ready", "stops", "boot_seconds", "stage_seconds")
 SITE = "site/example/base"
 ID = uuid.UUID("0c0ffee0-0000-4000-8000-00000000000c")
-MORE = {"time_servers": ["ntp.example.org"], "scratch": {"swap": 64}, "life": {"age": 7200, "jitter": 600}}
+MORE = {
+    "time_servers": ["ntp.example.org"],
+    "scratch": {"swap": 64},
+    "life": {"age": 7200, "jitter": 600},
+    "network": {
+        "address": "10.0.2.77/24",
+        "gateway": "10.0.2.2",
+        "dns": ["10.0.2.3"],
+        "search": ["example.org"],
+    },
+}
 
 
 @pytest.fixture
@@ -84,7 +94,12 @@ def the_machine_is_set_up(cloud: QemuCloud, id: str) -> None:
     )
     assert "Permission denied" in shell(f"setpriv --reuid 65534 --regid 65534 --clear-groups {connect}")
     assert "Permission denied" not in shell(connect)
-    print(shell("time -p lsblk --json --list --paths --output NAME,LABEL 2>&1; cat /proc/cmdline"))
+    shell("/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=30")
+    assert [line.split()[2] for line in shell("ip -4 -br address show scope global").splitlines()] == [
+        "10.0.2.77/24"
+    ]
+    assert "default via 10.0.2.2" in shell("ip route")
+    assert "nameserver 10.0.2.3" in shell("cat /etc/resolv.conf")
     assert shell("systemctl --failed --no-legend") == ""
 
 

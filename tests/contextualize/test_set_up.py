@@ -69,6 +69,15 @@ def test_among_several_interfaces_the_context_says_which(guest: Guest) -> None:
     assert guest.refused().startswith("network: network: there are 2 Ethernet interfaces")
 
 
+def test_an_interface_that_never_comes_ends_the_machine(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "PATIENCE", 0.2)
+    guest.context["network"] = STATIC
+    assert interfaces(guest).boot() == 1
+    assert guest.refused().startswith("network: network: there are 0 Ethernet interfaces")
+
+
 def test_the_interface_that_the_context_names(guest: Guest) -> None:
     interfaces(guest, "52:54:00:00:00:01", "52:54:00:00:00:02")
     guest.context["network"] = {**STATIC, "mac": "52:54:00:00:00:02"}
