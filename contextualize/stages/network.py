@@ -1,8 +1,8 @@
 """Stage `network`: the static address, the time servers, and a metadata service that only root can ask.
 
 DHCP is the image's own default and needs nothing here. That the network is up is not waited for: a later stage that
-needs it tries until it is there. A metadata service still has the context, and the secrets in it: once the context was read,
-no user but root reaches its addresses.
+needs it tries until it is there. A metadata service still has the context and its secrets: from here on no user but
+root reaches its addresses.
 """
 
 from __future__ import annotations
