@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from contextualize import context as guest
 from kiosk.cli import vm_start
 from kiosk.cloud import context, context_disk
 from kiosk.cloud.api import VmSpec
+from kiosk.cloud.context_schema import schema
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.errors import PolicyError, UsageError
@@ -186,3 +188,13 @@ def test_a_document_is_checked_as_a_guest_does(tmp_path: Path) -> None:
 def test_the_schema_is_printed() -> None:
     published = Path(__file__).parents[2] / "docs/context.schema.json"
     assert kiosk("schema").stdout == published.read_text()
+
+
+def test_the_page_says_what_the_command_says_and_leaves_no_key_out(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/context.md").read_text()
+    smallest, larger = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    guest.parse(smallest.encode())
+    said = kiosk("check", str(file(tmp_path, larger))).stdout
+    assert "".join(f"    {line}\n" for line in said.splitlines()) in page
+    keys = set(re.findall(r"^\| `([a-z_]+)` \|", page, re.MULTILINE))
+    assert set(schema()["properties"]) - keys == {"schema"}
