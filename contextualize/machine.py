@@ -5,13 +5,10 @@ Every program has a time limit, and one that fails is a Refused that says how it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import posixpath
-import select
 import shlex
-import signal
 import socket
 import stat
 import subprocess
@@ -20,12 +17,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from contextualize import guard
+from contextualize import guard, script
 from contextualize.errors import Refused
 
 PRIVATE = "/run/kiosk/private"
 """Only root looks in here: the context disk, while it is read, and signed metadata."""
-LINE = 4096
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -138,27 +134,8 @@ class Machine:
     def run_told(
         self, argv: Sequence[str], name: str, timeout: float, env: Optional[Mapping[str, str]] = None
     ) -> None:
-        """Runs a program to its end and prints each line of its output behind `name`, as it comes. What it leaves
-        running does not hold us up; whatever it started is ended with it after `timeout` seconds."""
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=self.root,
-                env={**ENVIRONMENT, **(env or {})},
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as e:
-            raise Refused(f"{name}: can't be started: {e!s:.200}") from None
-        last = _told(process, name, time.monotonic() + timeout)
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise Refused(f"{name}: was not done after {timeout:.0f} s")
-        if process.returncode != 0:
-            raise Refused(f"{name}: ended with status {process.returncode}: {last[-300:]}")
+        """Runs a program to its end and prints each line of its output behind `name` (contextualize.script)."""
+        script.run(argv, name, timeout, {**ENVIRONMENT, **(env or {})}, self.root)
 
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
@@ -230,36 +207,3 @@ class Machine:
     def uptime(self) -> float:
         """Seconds since the kernel started."""
         return float(self.read("/proc/uptime").split()[0])
-
-
-def _told(process: subprocess.Popen[bytes], name: str, end: float) -> str:
-    """Prints what a process says until it has ended, or until `end`; returns the last line. A pipe holds less than
-    one read takes, so what was said before the end is all read by the last one."""
-    assert process.stdout is not None
-    pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
-    os.set_blocking(pipe, False)
-    waiting, left, last, over = [pipe, ended], b"", "", False
-    try:
-        while not over and time.monotonic() < end:
-            over = ended in select.select(waiting, [], [], max(0.0, end - time.monotonic()))[0]
-            with contextlib.suppress(BlockingIOError):
-                data = os.read(pipe, 1 << 20)
-                if not data and pipe in waiting:
-                    waiting.remove(pipe)
-                *lines, left = (left + data).split(b"\n")
-                for line in lines:
-                    last = _say(name, line) or last
-                if len(left) > LINE:
-                    last, left = _say(name, left), b""
-    finally:
-        os.close(ended)
-        process.stdout.close()
-    if over:
-        process.wait()
-    return _say(name, left) or last if left else last
-
-
-def _say(name: str, line: bytes) -> str:
-    text = line[:LINE].decode(errors="replace").rstrip()
-    print(f"{name}: {text}", flush=True)
-    return text
