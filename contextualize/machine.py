@@ -22,7 +22,10 @@ from contextualize.errors import Refused
 
 PRIVATE = "/run/kiosk/private"
 """Only root looks in here: the context disk, while it is read, and signed metadata."""
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+PROGRAMS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+"""The environment of every program that is run."""
 
 
 class Machine:
@@ -120,7 +123,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
                 check=False,
-                env=ENVIRONMENT,
+                env=PROGRAMS,
             )
         except subprocess.TimeoutExpired:
             raise Refused(f"`{shown}` was not done after {timeout:.0f} s") from None
@@ -135,7 +138,7 @@ class Machine:
         self, argv: Sequence[str], name: str, timeout: float, env: Optional[Mapping[str, str]] = None
     ) -> None:
         """Runs a program to its end and prints each line of its output behind `name` (contextualize.script)."""
-        script.run(argv, name, timeout, {**ENVIRONMENT, **(env or {})}, self.root)
+        script.run(argv, name, timeout, {**PROGRAMS, **(env or {})}, self.root)
 
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
