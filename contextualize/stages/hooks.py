@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Dict, FrozenSet, List, Sequence
 
+from contextualize.context import Context, Hooks
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
 from contextualize.stages.context import Found
@@ -28,11 +29,16 @@ STEPS: Sequence[Sequence[str]] = (
 )
 
 
+def wanted(context: Context) -> bool:
+    """Whether the context asks for anything of this stage."""
+    return context.hooks != Hooks() or context.user_data is not None
+
+
 def prolog(machine: Machine, found: Found, allowed: FrozenSet[str]) -> List[str]:
     """Runs the prolog and the user data; returns all that the hooks switch on, the epilog's as well."""
     context = found.context
     used: List[str] = []
-    if context.hooks.prolog is not None or context.hooks.epilog is not None:
+    if context.hooks != Hooks():
         _need(HOOKS, "hooks", allowed)
         used.append(HOOKS)
     if context.user_data is not None:

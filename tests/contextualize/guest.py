@@ -51,7 +51,7 @@ class FolderMachine(Machine):
                 self.path(device),
             ]
             subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-        elif "vfat" in kind and self.path(device).stat().st_size:
+        elif "vfat" in kind and self.path(device).exists() and self.path(device).stat().st_size:
             unpack(self.path(device), self.path(where))
         elif "vfat" in kind:
             shutil.copytree(self.context, self.path(where), dirs_exist_ok=True)
