@@ -10,9 +10,21 @@ import contextlib
 import time
 from typing import Dict, Iterator
 
+from contextualize import switches
 from contextualize.errors import Refused
 from contextualize.machine import Machine
-from contextualize.stages import apply, attest, context, identity, layers, scratch, verify
+from contextualize.stages import (
+    access,
+    apply,
+    attest,
+    context,
+    hooks,
+    identity,
+    layers,
+    network,
+    scratch,
+    verify,
+)
 from contextualize.stages.report import Reporter
 
 
@@ -31,8 +43,9 @@ class Progress:
         print(f"{stage} ...", flush=True)
         start = time.monotonic()
         yield
-        self.seconds[stage] = time.monotonic() - start
-        print(f"{stage} took {self.seconds[stage]:.2f} s", flush=True)
+        took = time.monotonic() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + took
+        print(f"{stage} took {took:.2f} s", flush=True)
 
 
 def boot(machine: Machine, reporter: Reporter) -> int:
@@ -55,6 +68,8 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         found = context.run(machine)
     with stage("identity"):
         identity.run(machine, found.context)
+    with stage("network"):
+        network.run(machine, found.context)
     with stage("verify"):
         verified = verify.run(machine, found.context)
         context.release(machine)
@@ -65,10 +80,20 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     if found.context.scratch:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
+    allowed, switched_on = switches.allowed(verified.layers), []
+    if found.context.root_keys:
+        with stage("access"):
+            switched_on += access.run(machine, found.context, allowed)
+    if hooks.wanted(found.context):
+        with stage("hooks"):
+            switched_on += hooks.prolog(machine, found, allowed)
     with stage("attest"):
         left = max(1, round(found.context.life.drains(found.context.node_id) - machine.uptime()))
         machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
         attestation = attest.run(machine, found, verified, stage.seconds)
         apply.start(machine, services)
+    if found.context.hooks.epilog is not None:
+        with stage("hooks"):
+            hooks.epilog(machine, found)
     stage.stage = "report"
     reporter.ready(attestation)

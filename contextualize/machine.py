@@ -5,6 +5,7 @@ Every program has a time limit, and one that fails is a Refused that says how it
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import shlex
@@ -14,12 +15,17 @@ import subprocess
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, Sequence
+from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from contextualize import guard, script
 from contextualize.errors import Refused
 
 PRIVATE = "/run/kiosk/private"
 """Only root looks in here: the context disk, while it is read, and signed metadata."""
+
+
+PROGRAMS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+"""The environment of every program that is run."""
 
 
 class Machine:
@@ -117,7 +123,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
                 check=False,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env=PROGRAMS,
             )
         except subprocess.TimeoutExpired:
             raise Refused(f"`{shown}` was not done after {timeout:.0f} s") from None
@@ -127,6 +133,12 @@ class Machine:
         if done.returncode != 0:
             raise Refused(f"`{shown}` ended with status {done.returncode}: {text[-300:]}")
         return text
+
+    def run_told(
+        self, argv: Sequence[str], name: str, timeout: float, env: Optional[Mapping[str, str]] = None
+    ) -> None:
+        """Runs a program to its end and prints each line of its output behind `name` (contextualize.script)."""
+        script.run(argv, name, timeout, {**PROGRAMS, **(env or {})}, self.root)
 
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
@@ -138,6 +150,11 @@ class Machine:
             if time.monotonic() >= end:
                 raise Refused(f"{' or '.join(paths)} did not appear within {seconds:.0f} s")
             time.sleep(0.1)
+
+    def file_systems(self) -> List[Tuple[str, str]]:
+        """Every disk and partition that the kernel has, with the label of the file system on it (empty: none)."""
+        text = self.run(["lsblk", "--json", "--list", "--paths", "--output", "NAME,LABEL"])
+        return [(str(d["name"]), str(d["label"] or "")) for d in json.loads(text)["blockdevices"]]
 
     def open_disk(self, serial: str, seconds: float = 30) -> BinaryIO:
         """Opens the virtio disk of a serial for reading."""
@@ -167,6 +184,10 @@ class Machine:
     def set_hostname(self, name: str) -> None:
         """Sets the running kernel's host name."""
         socket.sethostname(name)
+
+    def only_root(self, address: str) -> None:
+        """Closes an address to all other users."""
+        guard.only_root(address)
 
     def chown(self, absolute: str, uid: int, gid: int) -> None:
         """Gives a file to a user; a link itself, not what it points at."""

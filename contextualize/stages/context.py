@@ -1,43 +1,65 @@
-"""Stage `context`: finds the context disk and reads what this machine shall be.
+"""Stage `context`: finds the one source of context and reads what this machine shall be.
 
-The disk is mounted read-only in a place that only root can look into. It stays there until `verify` has
+A context disk is mounted read-only in a place that only root can look into. It stays there until `verify` has
 read the signed metadata, and is gone before anything of a layer can run.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Dict, Optional
 
 from contextualize import context
+from contextualize.context import Hooks
+from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
+from contextualize.sources import Told, disks
+from contextualize.sources.find import find
 
-LABELS = ("/dev/disk/by-label/CIDATA", "/dev/disk/by-label/cidata")
-MOUNT = f"{PRIVATE}/context"
-PATIENCE = 60.0
-"""Seconds to wait for the disk."""
+MOUNT = disks.MOUNT
 
 
 @dataclass(frozen=True)
 class Found:
-    """The context, the digest of its document, and which source it came from."""
+    """The context, the digest of its document, which source it came from, the folder of signed metadata that came
+    with it (None: it is fetched), and the variables that the source has for hooks."""
 
     context: context.Context
     digest: str
     source: str
+    bundle: Optional[Path] = None
+    variables: Dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def run(machine: Machine) -> Found:
-    """Mounts the context disk and reads its document."""
+    """Finds the source and reads its document."""
     machine.folder("/run/kiosk")
     machine.folder(PRIVATE, 0o700)
-    machine.folder(MOUNT, 0o700)
-    device = machine.appears(LABELS, PATIENCE)
-    machine.mount(device, MOUNT, "vfat,iso9660", "ro,nosuid,nodev,noexec")
-    data = machine.read(f"{MOUNT}/user-data", context.LIMIT)
-    return Found(context.parse(data), f"sha256:{hashlib.sha256(data).hexdigest()}", f"nocloud:{device}")
+    told = find(machine)
+    read = context.parse(told.document)
+    if told.source == "cmdline" and read.farm and read.farm.secrets:
+        raise Refused("the context has secrets, and every user can read the kernel's command line")
+    digest = f"sha256:{hashlib.sha256(told.document).hexdigest()}"
+    return Found(_with_scripts(read, told), digest, told.source, told.bundle, told.variables)
+
+
+def _with_scripts(read: context.Context, told: Told) -> context.Context:
+    """The context with the scripts that stand beside its document. A hook that is in both places is refused."""
+    hooks = read.hooks
+    for name, own, beside in (("prolog", hooks.prolog, told.prolog), ("epilog", hooks.epilog, told.epilog)):
+        if own is not None and beside is not None:
+            raise Refused(f"the {name} is in the context document and beside it")
+    return replace(
+        read,
+        hooks=Hooks(
+            told.prolog if hooks.prolog is None else hooks.prolog,
+            told.epilog if hooks.epilog is None else hooks.epilog,
+        ),
+    )
 
 
 def release(machine: Machine) -> None:
-    """Takes the context disk away."""
-    machine.unmount(MOUNT)
+    """Takes the context disk away, where there is one."""
+    disks.release(machine)

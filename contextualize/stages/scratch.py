@@ -2,7 +2,8 @@
 
 A disk with nothing recognisable on it gets a file system; one that was made here before is used again; one
 with anything else is refused, because somebody's data may be on it. Scratch space lives as long as the
-machine, so the file system has no journal.
+machine, so the file system has no journal. A part of it becomes swap space where the context says so, in a file
+that only root reads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextualize.errors import Refused
 from contextualize.machine import Machine
 
 LABEL = "kiosk-scratch"
+SWAP = ".kiosk-swap"
 CLOSED = ("/boot", "/dev", "/etc", "/opt", "/proc", "/root", "/run", "/sys", "/usr", "/bin", "/sbin", "/lib")
 
 
@@ -37,6 +39,18 @@ def run(machine: Machine, scratch: Scratch) -> None:
     machine.folder(scratch.mount)
     machine.mount(disk, scratch.mount, "ext4", "rw,nosuid,nodev,noatime")
     machine.path(scratch.mount).chmod(0o1777)
+    if scratch.swap:
+        _swap(machine, f"{scratch.mount}/{SWAP}", scratch.swap)
+
+
+def _swap(machine: Machine, file: str, mebibytes: int) -> None:
+    """Makes the file anew: its old content is of another life of this disk. Refused where it does not fit."""
+    machine.path(file).unlink(missing_ok=True)
+    machine.create(file, b"", 0o600)
+    path = str(machine.path(file))
+    machine.run(["fallocate", "--length", f"{mebibytes}MiB", path])
+    machine.run(["mkswap", path])
+    machine.run(["swapon", path])
 
 
 def _recognise(machine: Machine, device: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from kiosk.cli import (
     audit,
     build,
     common,
+    context,
     demo,
     diff,
     export,
@@ -62,6 +63,7 @@ GROUPS = (
     host,
     agent,
     vm,
+    context,
     demo,
 )
 for group in GROUPS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,6 +107,16 @@ def start(
         ),
     ] = None,
     network: Annotated[bool, typer.Option(help="Outgoing network for the guest.")] = True,
+    context: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON that is added to the context document: farm, network, hooks, life, repository and more.",
+        ),
+    ] = None,
+    context_source: Annotated[
+        str, typer.Option(help="How the guest is told: nocloud, configdrive, opennebula or ec2.")
+    ] = "nocloud",
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -126,6 +137,8 @@ def start(
         lifetime=None if lifetime is None else seconds(lifetime),
         network=network,
         own_flavours=settings(ctx).flavours,
+        source=context_source,
+        context=context,
     )
     planned = plan(driver.cache, order)
     if dry_run:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kiosk import files, progress
 from kiosk.cloud import ready, untrusted
 from kiosk.cloud.api import VmSpec, VmState
+from kiosk.cloud.context import SOURCES, Source, document, given
 from kiosk.cloud.hostcache import SYNC, HostCache
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
@@ -34,6 +37,8 @@ class Order:
     lifetime: int | None
     network: bool
     own_flavours: Mapping[str, str] = field(default_factory=dict)
+    source: str = "nocloud"
+    context: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Plan:
     name: str
     lifetime: int | None
     network: bool
+    source: Source = "nocloud"
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def plan(cache: HostCache, order: Order) -> Plan:
@@ -72,7 +79,13 @@ def plan(cache: HostCache, order: Order) -> Plan:
     if order.lifetime is not None and not 60 <= order.lifetime <= 366 * 86400:
         raise UsageError("a lifetime is from one minute to a year", hint="--lifetime 24h")
     flavour = Flavour.parse(order.flavour, order.own_flavours)
-    return Plan(image, tuple(layers), flavour, name, order.lifetime, order.network)
+    if order.source not in SOURCES:
+        raise UsageError(f"{order.source!r} is not a source of context", hint=f"Write {', '.join(SOURCES)}.")
+    more = given(order.context) if order.context else {}
+    document(
+        uuid=str(uuid.UUID(int=0)), name=name, image=image, layers=layers, lifetime=order.lifetime, more=more
+    )
+    return Plan(image, tuple(layers), flavour, name, order.lifetime, order.network, order.source, more)
 
 
 def launch(
@@ -93,6 +106,8 @@ def launch(
                 bundle=bundle,
                 lifetime=planned.lifetime,
                 network=planned.network,
+                source=planned.source,
+                context=planned.context,
             )
         )
     if timeout is None:

@@ -6,11 +6,13 @@ stopped. A VM is thrown away when it ends: nothing in it is kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from kiosk.cloud.context import Source
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef
 
@@ -23,7 +25,8 @@ stopping: the guest is shutting down; failed: it will never be ready (see `reaso
 @dataclass(frozen=True)
 class VmSpec:
     """A VM to start. Image and layers have versions; `bundle` is a folder with the signed metadata and
-    manifests from which the guest verifies its layers; `lifetime` is in seconds."""
+    manifests from which the guest verifies its layers; `lifetime` is in seconds. The guest is told by `source`, and
+    `context` is what is added to its document: it can hold secrets."""
 
     name: str
     image: ImageRef
@@ -32,6 +35,8 @@ class VmSpec:
     bundle: Path
     lifetime: int | None = None
     network: bool = True
+    source: Source = "nocloud"
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,45 @@
-"""The context disk: what a VM is told at boot, as a NoCloud disk (vfat, labelled CIDATA).
+"""The context document of a VM: what kiosk says itself, and what a user's file adds to it.
 
-`meta-data` and `user-data` as cloud-init's NoCloud source expects them; `user-data` is the context
-document, and `kiosk/` has the signed metadata and manifests from which the guest verifies its layers.
+A finished document has been read by the guest's own reader, so that a mistake in it is told before a VM is started.
+A file may hold a farm's secrets: nothing of it is shown, logged or put on a command line, and one that holds secrets
+must be readable by its owner alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from kiosk.errors import UsageError
-from kiosk.files import scratch, storage_errors
+from contextualize import context as guest
+from contextualize.errors import Refused
+from kiosk.errors import PolicyError, UsageError
 from kiosk.model.names import ImageRef, LayerRef
-from kiosk.run import run
 
-LIMIT = 64 << 20
+Source = Literal["nocloud", "configdrive", "opennebula", "ec2"]
+SOURCES: tuple[Source, ...] = ("nocloud", "configdrive", "opennebula", "ec2")
 MOUNT = "/scratch"
+GIVEN = (
+    "farm", "hooks", "life", "network", "repository", "root_keys", "scratch", "time_servers", "user_data",
+)  # fmt: skip
+"""What a user's file may add."""
 
 
 def document(
-    *, uuid: str, name: str, image: ImageRef, layers: Sequence[LayerRef], lifetime: int | None
+    *,
+    uuid: str,
+    name: str,
+    image: ImageRef,
+    layers: Sequence[LayerRef],
+    lifetime: int | None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The context document (schema kiosk.context/1)."""
+    """The context document (schema kiosk.context/1). UsageError where the guest would not take it."""
+    more = more or {}
+    scratch, life = _part(more, "scratch", {"swap"}), _part(more, "life", None)
+    if lifetime is not None and life.setdefault("age", lifetime) != lifetime:
+        raise UsageError("the context file has an age in `life`, and another lifetime is asked for")
     context: dict[str, Any] = {
         "schema": "kiosk.context/1",
         "node": {"id": uuid, "name": name},
@@ -32,31 +48,59 @@ def document(
             {"name": ref.base, "version": str(ref.version), "device": f"layer-{i}"}
             for i, ref in enumerate(layers)
         ],
-        "scratch": {"device": "scratch", "mount": MOUNT},
+        "scratch": {"device": "scratch", "mount": MOUNT, **scratch},
+        **{key: value for key, value in more.items() if key not in ("scratch", "life")},
     }
-    if lifetime is not None:
-        context["life"] = {"age": lifetime}
+    if life:
+        context["life"] = life
+    try:
+        guest.parse(data(context))
+    except Refused as e:
+        raise UsageError(
+            f"the guest would refuse this context: {e.reason}", hint="See `kiosk context schema`."
+        ) from None
     return context
 
 
-def make_disk(disk: Path, context: dict[str, Any], bundle: Path) -> None:
-    """Writes the context disk; `bundle` is a folder with `metadata/` and `targets/`."""
-    node = context["node"]
-    files = [p for p in bundle.rglob("*") if p.is_file()]
-    total = sum(-(-p.stat().st_size // 4096) * 4096 for p in files)
-    if total > LIMIT // 2:
-        raise UsageError(f"the metadata for the context disk is {total} bytes: too large", where=str(bundle))
-    size = -(-(total * 2 + (2 << 20)) // (1 << 20)) << 20
-    with scratch(disk.parent, prefix="context-") as folder, storage_errors(disk):
-        (folder / "meta-data").write_text(f"instance-id: {node['id']}\nlocal-hostname: {node['name']}\n")
-        (folder / "user-data").write_text(json.dumps(context, indent=1) + "\n")
-        image = folder / "context.img"
-        with image.open("wb") as f:
-            f.truncate(size)
-        run(["mkfs.vfat", "-n", "CIDATA", image], timeout=30)
-        run(["mcopy", "-i", image, folder / "meta-data", folder / "user-data", "::/"], timeout=30)
-        run(["mmd", "-i", image, "::/kiosk"], timeout=30)
-        tops = sorted(p for p in bundle.iterdir() if p.name in ("metadata", "targets"))
-        if tops:
-            run(["mcopy", "-s", "-i", image, *tops, "::/kiosk/"], timeout=60)
-        image.replace(disk)
+def data(context: Mapping[str, Any]) -> bytes:
+    """A document's bytes, the same for every source."""
+    return (json.dumps(context, indent=1) + "\n").encode()
+
+
+def given(file: Path) -> dict[str, Any]:
+    """What a user's file adds to the document. UsageError; PolicyError where others could read its secrets."""
+    try:
+        with file.open("rb") as f:
+            mode = Path(f"/proc/self/fd/{f.fileno()}").stat().st_mode
+            text = f.read(guest.LIMIT + 1)
+    except OSError as e:
+        raise UsageError(f"can't read the context file: {e.strerror}", where=str(file)) from None
+    if len(text) > guest.LIMIT:
+        raise UsageError(f"is larger than a context may be ({guest.LIMIT} bytes)", where=str(file))
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UsageError("is not valid JSON", where=str(file)) from None
+    if not isinstance(found, dict):
+        raise UsageError("is not a JSON object", where=str(file))
+    for key in found:
+        if key not in GIVEN:
+            raise UsageError(
+                f"{key[:60]!r} is not for this file", where=str(file), hint=f"It can have {', '.join(GIVEN)}."
+            )
+    farm = found.get("farm")
+    if isinstance(farm, dict) and farm.get("secrets") and mode & 0o077:
+        raise PolicyError(
+            "holds secrets, and others than its owner may read it",
+            where=str(file),
+            hint=f"chmod 600 {file}",
+        )
+    return found
+
+
+def _part(more: Mapping[str, Any], key: str, keys: set[str] | None) -> dict[str, Any]:
+    """An object of the user's file, of which only `keys` are the user's to say (None: all)."""
+    found = more.get(key, {})
+    if not isinstance(found, dict) or (keys is not None and not set(found) <= keys):
+        raise UsageError(f"{key!r} of the context file must be an object of {', '.join(sorted(keys or ()))}")
+    return dict(found)

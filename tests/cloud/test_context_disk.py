@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contextualize import context as told_context
-from kiosk.cloud import context
+from kiosk.cloud import context, context_disk
 from kiosk.errors import UsageError
 from kiosk.model.names import ImageRef, LayerRef
 from kiosk.run import run
@@ -38,7 +38,7 @@ def test_the_guest_reads_back_what_it_was_told(tmp_path: Path) -> None:
         (bundle / name).write_text(text)
     (bundle / "secret").write_text("not for the guest")
     disk = tmp_path / "context.img"
-    context.make_disk(disk, TOLD, bundle)
+    context_disk.make_disk(disk, TOLD, bundle)
 
     found = told_context.parse(read(disk, "user-data"))
     assert (found.node_id, found.node_name, found.image, found.version) == (UUID, "node-1", "worker", "3")
@@ -65,7 +65,7 @@ def test_a_bundle_that_is_too_large_is_refused(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle/metadata"
     bundle.mkdir(parents=True)
     with (bundle / "1.root.json").open("wb") as f:
-        f.truncate(context.LIMIT)
+        f.truncate(context_disk.LIMIT)
     with pytest.raises(UsageError, match="too large"):
-        context.make_disk(tmp_path / "context.img", TOLD, bundle.parent)
+        context_disk.make_disk(tmp_path / "context.img", TOLD, bundle.parent)
     assert not (tmp_path / "context.img").exists()

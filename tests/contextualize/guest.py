@@ -29,6 +29,11 @@ class FolderMachine(Machine):
         self.hostname = ""
         self.mounts: dict[str, tuple[str, str]] = {}
         self.asked: list[tuple[str, ...]] = []
+        self.disks: list[tuple[str, str]] = []
+        self.closed: list[str] = []
+
+    def file_systems(self) -> list[tuple[str, str]]:
+        return self.disks
 
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         return super().appears(paths, 0)
@@ -46,6 +51,8 @@ class FolderMachine(Machine):
                 self.path(device),
             ]
             subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+        elif "vfat" in kind and self.path(device).exists() and self.path(device).stat().st_size:
+            unpack(self.path(device), self.path(where))
         elif "vfat" in kind:
             shutil.copytree(self.context, self.path(where), dirs_exist_ok=True)
 
@@ -56,14 +63,25 @@ class FolderMachine(Machine):
     def set_hostname(self, name: str) -> None:
         self.hostname = name
 
+    def only_root(self, address: str) -> None:
+        self.closed.append(address)
+
     def systemctl(self, *words: str) -> None:
         self.asked.append(("systemctl", *words))
 
     def run(self, argv: Sequence[str], timeout: float = 60) -> str:
-        if argv[0] == "systemd-run":
+        if argv[0] in ("systemd-run", "swapon"):
             self.asked.append(tuple(argv))
             return ""
         return super().run(argv, timeout)
+
+
+def unpack(image: Path, folder: Path) -> None:
+    """The files of a context disk, by programs that share nothing with those that wrote it."""
+    argv = ["bsdtar", "-x", "-f", image, "-C", folder]
+    if image.read_bytes()[510:512] == b"\x55\xaa":
+        argv = ["mcopy", "-s", "-i", image, "::/*", folder]
+    subprocess.run(argv, check=True)
 
 
 class Guest:

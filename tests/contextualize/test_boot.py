@@ -35,7 +35,7 @@ def with_layers(guest: Guest, squashfs: Squashfs) -> Guest:
 def test_a_bare_image_becomes_ready(guest: Guest) -> None:
     assert guest.boot() == 0
     states = [(r["state"], r.get("stage")) for r in guest.reports()]
-    stages = ["context", "identity", "verify", "layers", "apply", "attest"]
+    stages = ["context", "identity", "network", "verify", "layers", "apply", "attest"]
     assert states == [*(("booting", s) for s in stages), ("ready", None)]
     assert guest.text(CONSOLE).splitlines()[-1] == "kiosk: ready: debian-12-minimal@20260301.1 after 12.5 s"
     assert guest.machine.hostname == "node-7.example.org"

@@ -16,6 +16,7 @@ from kiosk.cloud.qemu.record import Record
 
 CONSOLE, CONSOLE_LOG = "console.sock", "console.log"
 MONITOR, AGENT = "qmp.sock", "qga.sock"
+METADATA, METADATA_FILES = "metadata.sock", "metadata"
 REPORT = "report.jsonl"
 QEMU_LOG = "qemu.log"
 OVERLAY, SCRATCH, CONTEXT, VARS = "overlay.qcow2", "scratch.qcow2", "context.img", "vars.fd"
@@ -52,9 +53,9 @@ def command(record: Record, disks: Disks) -> list[str]:
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         *_machine(record, disks),
         *_boot(disks),
-        *_disks(disks),
+        *_disks(disks, context=record.source != "ec2"),
         *_channels(),
-        *(_network() if record.network else []),
+        *(_network(metadata=record.source == "ec2") if record.network else []),
         "-device", "virtio-rng-pci",
     ]  # fmt: skip
 
@@ -87,7 +88,7 @@ def _boot(disks: Disks) -> list[str]:
     ]
 
 
-def _disks(disks: Disks) -> list[str]:
+def _disks(disks: Disks, *, context: bool) -> list[str]:
     fast: dict[str, Any] = {"cache": {"no-flush": True}, "discard": "unmap"}
     """Both are thrown away with the VM, so nothing must reach the disk of the host."""
     words = [
@@ -95,9 +96,9 @@ def _disks(disks: Disks) -> list[str]:
         *_device("root", "root", **({} if disks.kernel else {"bootindex": 0})),
         *_blockdev("scratch", {"driver": "qcow2", "file": _file(disks.folder / SCRATCH), **fast}),
         *_device("scratch", "scratch"),
-        *_blockdev("context", _read_only(disks.folder / CONTEXT)),
-        *_device("context", "context"),
     ]
+    if context:
+        words += [*_blockdev("context", _read_only(disks.folder / CONTEXT)), *_device("context", "context")]
     for i, layer in enumerate(disks.layers):
         words += [*_blockdev(f"layer-{i}", _read_only(layer)), *_device(f"layer-{i}", f"layer-{i}")]
     return words
@@ -118,9 +119,20 @@ def _channels() -> list[str]:
     ]  # fmt: skip
 
 
-def _network() -> list[str]:
-    """Outgoing connections only: user-mode, no forwarded port; no boot ROM, so nothing boots from it."""
-    return ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
+def _network(*, metadata: bool) -> list[str]:
+    """Outgoing connections only: user-mode, no forwarded port; no boot ROM, so nothing boots from it.
+
+    What the guest sends to the metadata service goes to kiosk.cloud.metadata, by a socket: QEMU forwards only
+    addresses of its own network, so that is the link-local one.
+    """
+    device = ["-device", "virtio-net-pci,netdev=net,romfile="]
+    if not metadata:
+        return ["-netdev", "user,id=net", *device]
+    net = "user,id=net,net=169.254.0.0/16,host=169.254.0.2,dns=169.254.0.3,dhcpstart=169.254.0.15"
+    return [
+        "-chardev", f"socket,id=metadata,path={METADATA},server=on,wait=off",
+        "-netdev", f"{net},guestfwd=tcp:169.254.169.254:80-chardev:metadata", *device,
+    ]  # fmt: skip
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     ID/start.lock     held by the kiosk that is making it
     ID/overlay.qcow2  what is written to the root disk; the base in the host cache is only read
     ID/scratch.qcow2  ID/context.img  ID/vars.fd
+    ID/metadata/      what a metadata service says instead of the context disk
     ID/console.log    ID/report.jsonl   what the guest says; untrusted, read within bounds
     ID/qemu.log       what QEMU itself says
     ID/end.json       why kiosk gave the VM up
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from typing import Literal
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from kiosk import clock, files
-from kiosk.cloud import context, untrusted
+from kiosk.cloud import context, context_disk, untrusted
 from kiosk.cloud.api import Capabilities, VmSpec, VmState
 from kiosk.cloud.hostcache import HostCache
 from kiosk.cloud.qemu import accel, argv, process, record, wire
@@ -83,6 +85,7 @@ class QemuCloud:
                 f"{spec.image} is imported: kiosk's agent, which mounts layers, is not in it",
                 hint="Start it without --layer.",
             )
+        _possible(spec, boot)
         chosen = accel.choose(self.accel, self.vms / "accel.json")
         with self._intent(spec, chosen, boot, reports=not manifest.imported) as (folder, made):
             try:
@@ -170,6 +173,7 @@ class QemuCloud:
             id=identity[:8], uuid=identity, name=spec.name, image=str(spec.image),
             layers=tuple(map(str, spec.layers)), flavour=spec.flavour, boot=boot, accel=chosen,
             network=spec.network, created=clock.now(), lifetime=spec.lifetime, reports=reports,
+            source=spec.source,
         )  # fmt: skip
         hidden, folder = self.vms / f".{made.id}.new", self.vms / made.id
         with contextlib.ExitStack() as stack:
@@ -213,23 +217,39 @@ class QemuCloud:
                 timeout=60,
             )
             run(["qemu-img", "create", "-q", "-f", "qcow2", folder / argv.SCRATCH, str(scratch)], timeout=60)
-            told = context.document(
-                uuid=made.uuid, name=made.name, image=spec.image, layers=spec.layers, lifetime=made.lifetime
-            )
-            context.make_disk(folder / argv.CONTEXT, told, spec.bundle)
+            self._tell(folder, made, spec)
             for name in (argv.CONSOLE_LOG, argv.REPORT):
                 (folder / name).touch(mode=0o600)
         return argv.Disks(
             folder=folder,
             layers=layers,
             firmware=_firmware(folder) if made.boot == "uefi" else None,
-            kernel=self._kernel(manifest) if made.boot == "direct-kernel" else None,
+            kernel=self._kernel(manifest, made) if made.boot == "direct-kernel" else None,
             largest=max(scratch, manifest.artifacts["disk"].size),
         )
 
-    def _kernel(self, manifest: ImageManifest) -> argv.Kernel:
+    def _tell(self, folder: Path, made: Record, spec: VmSpec) -> None:
+        """Writes the context down for its source: a disk, or the files of a metadata service."""
+        told = context.document(
+            uuid=made.uuid,
+            name=made.name,
+            image=spec.image,
+            layers=spec.layers,
+            lifetime=made.lifetime,
+            more=spec.context,
+        )
+        if made.source != "ec2":
+            context_disk.make_disk(folder / argv.CONTEXT, told, spec.bundle, made.source)
+            return
+        files_ = folder / argv.METADATA_FILES
+        files_.mkdir(mode=0o700)
+        files.write(files_ / "user-data", context.data(told), mode=0o600)
+        files.write(files_ / "instance-id", f"i-{made.uuid.replace('-', '')[:17]}".encode(), mode=0o600)
+
+    def _kernel(self, manifest: ImageManifest, made: Record) -> argv.Kernel:
         kernel, initrd = (self.cache.file(manifest, name) for name in ("kernel", "initrd"))
-        return argv.Kernel(kernel, initrd, manifest.cmdline)
+        word = " kiosk.context=ec2" if made.source == "ec2" else ""
+        return argv.Kernel(kernel, initrd, f"{manifest.cmdline}{word}")
 
     def _spawn(self, folder: Path, made: Record, disks: argv.Disks) -> None:
         """Starts QEMU in the background, and waits until its monitor answers: then all its devices are made."""
@@ -240,13 +260,16 @@ class QemuCloud:
             status = started.poll()
             try:
                 with wire.monitor(folder / argv.MONITOR):
-                    return
+                    break
             except GuestError:
                 if status is not None or time.monotonic() > until:
                     said = " / ".join(untrusted.last_lines(folder / argv.QEMU_LOG, 5))
                     why = "hangs" if status is None else f"ended with status {status}"
                     raise GuestError(f"QEMU did not start, it {why}: {said}") from None
             time.sleep(0.05)
+        if made.source == "ec2":
+            words = [sys.executable, "-m", "kiosk.cloud.metadata", argv.METADATA, argv.METADATA_FILES]
+            detached(words, log_to=folder / argv.QEMU_LOG, cwd=folder)
 
     def _end_process(self, uuid: str, *, monitor: Path | None = None, now: bool = True) -> None:
         with process.opened(uuid) as descriptors:
@@ -324,6 +347,24 @@ def boot_of(manifest: ImageManifest, wanted: Boot | None) -> Boot:
     if has_kernel:
         return "direct-kernel"
     return "uefi" if any(p.type.upper() in ESP for p in manifest.partitions) else "bios"
+
+
+def _possible(spec: VmSpec, boot: Boot) -> None:
+    """UsageError where a VM can't be told by its source."""
+    if spec.source != "ec2":
+        return
+    if boot != "direct-kernel":
+        raise UsageError(
+            "a guest is told on its kernel's command line to ask a metadata service, and its firmware has no such line",
+            hint="Leave out --uefi.",
+        )
+    if not spec.network:
+        raise UsageError("a metadata service needs a network", hint="Leave out --no-network.")
+    if not spec.context.get("repository"):
+        raise UsageError(
+            "no signed metadata comes with EC2's user data, so the guest must know where to fetch it",
+            hint='Say it in the --context file: {"repository": {"url": "http://kiosk.example.org"}}',
+        )
 
 
 def _lost(uuid: str) -> VmState:

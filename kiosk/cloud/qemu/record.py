@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from kiosk.cloud.context import Source
 from kiosk.errors import VerificationError
 from kiosk.model.base import Document
 from kiosk.model.flavour import Flavour
@@ -36,6 +37,7 @@ class Record(Document):
     created: datetime
     lifetime: int | None = None
     reports: bool = True
+    source: Source = "nocloud"
 
     @property
     def refs(self) -> tuple[Ref, ...]:

@@ -1,0 +1,32 @@
+"""Where a context comes from: one named source, found and never guessed.
+
+    cmdline      kiosk.context_base64= on the kernel's command line
+    nocloud      a disk labelled CIDATA: user-data
+    configdrive  a disk labelled config-2: openstack/latest/user_data
+    opennebula   a disk labelled CONTEXT: context.sh, and prolog.sh, epilog.sh, init.sh as HEPiX has them
+    ec2          the metadata service at 169.254.169.254, by its second version alone
+
+`kiosk.context=SOURCE` on the kernel's command line fixes the source. Without it the first of these is used that is
+there: a document on the command line, the one disk with one of those labels, the metadata service where the
+firmware says that this is EC2. Two disks that both look like a source end the machine. Each source gives the bytes
+of the same document, so that a machine is the same whatever it was told by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Optional
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a source says: the document's bytes, the source's name, the folder of signed metadata that came with it,
+    and for OpenNebula the scripts beside the document and the variables that they know."""
+
+    document: bytes = field(repr=False)
+    source: str
+    bundle: Optional[Path] = None
+    prolog: Optional[str] = None
+    epilog: Optional[str] = None
+    variables: Dict[str, str] = field(default_factory=dict, repr=False)

@@ -1,0 +1,98 @@
+"""Context disks: mounted read-only where only root can look, and read by plain names without any link.
+
+A disk stays mounted until `verify` has read the signed metadata in its folder `kiosk`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import stat
+from pathlib import Path
+from typing import Dict, Optional
+
+from contextualize.context import LIMIT
+from contextualize.errors import Refused
+from contextualize.machine import PRIVATE, Machine
+from contextualize.sources import Told
+from contextualize.sources.variables import variables
+
+LABELS = {
+    "CIDATA": "nocloud",
+    "cidata": "nocloud",
+    "config-2": "configdrive",
+    "CONFIG-2": "configdrive",
+    "CONTEXT": "opennebula",
+}
+MOUNT = f"{PRIVATE}/context"
+SCRIPT_LIMIT = 128 * 1024
+PLAIN, PACKED = "KIOSK_CONTEXT", "KIOSK_CONTEXT_BASE64"
+UNKNOWN = ("START_SCRIPT", "START_SCRIPT_BASE64", "INIT_SCRIPTS", "USER_DATA", "USERDATA")
+"""What OpenNebula's own agent would run, and kiosk's does not."""
+
+
+def read(machine: Machine, link: str) -> Told:
+    """What the disk says whose label made this link."""
+    machine.folder(MOUNT, 0o700)
+    machine.mount(link, MOUNT, "vfat,iso9660", "ro,nosuid,nodev,noexec")
+    kind = LABELS[link.rpartition("/")[2]]
+    source = f"{kind}:{link}"
+    if kind == "opennebula":
+        return _opennebula(machine, source)
+    name = "user-data" if kind == "nocloud" else "openstack/latest/user_data"
+    return Told(machine.inside(MOUNT, name, LIMIT), source, _bundle(machine))
+
+
+def release(machine: Machine) -> None:
+    """Takes the disk away, where there is one."""
+    if machine.exists(MOUNT):
+        machine.unmount(MOUNT)
+
+
+def _bundle(machine: Machine) -> Optional[Path]:
+    folder = f"{MOUNT}/kiosk"
+    return machine.path(folder) if stat.S_ISDIR(machine.mode(folder)) else None
+
+
+def _opennebula(machine: Machine, source: str) -> Told:
+    found = variables(machine.inside(MOUNT, "context.sh", 4 * LIMIT), "context.sh")
+    for name in UNKNOWN:
+        if found.get(name):
+            raise Refused(f"context.sh: {name} is not done here: put it into the context document's hooks")
+    document = _document(found)
+    scripts = {
+        name: text for name in ("prolog", "epilog", "init") if (text := _script(machine, name)) is not None
+    }
+    if "epilog" in scripts and "init" in scripts:
+        raise Refused("the context disk has epilog.sh and init.sh, which are two names of one thing")
+    return Told(
+        document,
+        source,
+        _bundle(machine),
+        scripts.get("prolog"),
+        scripts.get("epilog", scripts.get("init")),
+        {name: value for name, value in found.items() if name not in (PLAIN, PACKED)},
+    )
+
+
+def _document(found: Dict[str, str]) -> bytes:
+    if (PLAIN in found) == (PACKED in found):
+        raise Refused(f"context.sh: must have one of {PLAIN} and {PACKED}")
+    if PLAIN in found:
+        return found[PLAIN].encode()
+    try:
+        return base64.b64decode("".join(found[PACKED].split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(f"context.sh: {PACKED} is not base64") from None
+
+
+def _script(machine: Machine, name: str) -> Optional[str]:
+    if not machine.exists(f"{MOUNT}/{name}.sh"):
+        return None
+    try:
+        text = machine.inside(MOUNT, f"{name}.sh", SCRIPT_LIMIT).decode()
+    except UnicodeDecodeError:
+        raise Refused(f"{name}.sh: not UTF-8") from None
+    if "\0" in text:
+        raise Refused(f"{name}.sh: has a zero byte")
+    return text

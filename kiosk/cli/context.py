@@ -1,0 +1,87 @@
+"""`kiosk context`: the document that tells a machine what it shall be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kiosk.cli.common import Json, app, emit, say
+from kiosk.errors import UsageError
+
+if TYPE_CHECKING:
+    from contextualize.context import Context
+
+
+def register(root: typer.Typer) -> None:
+    """Adds the group `context`."""
+    group = app("Context documents: what machines are told at boot.")
+    root.add_typer(group, name="context")
+    group.command("schema")(schema)
+    group.command("check")(check)
+
+
+def schema() -> None:
+    """Prints the JSON schema of context documents.
+
+    `kiosk context schema > context.schema.json`
+    """
+    from kiosk.cloud.context_schema import schema as made
+
+    emit(made())
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A context document; `-` is standard input.")],
+    json: Json = False,
+) -> None:
+    """Reads a context document as a guest does, and says what it asks for. Secrets are not shown.
+
+    `kiosk context check user-data.json`
+    """
+    from contextualize import context
+    from contextualize.errors import Refused
+
+    try:
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as f:
+            data = f.read(context.LIMIT + 1)
+    except OSError as e:
+        raise UsageError(f"can't read the context: {e.strerror}", where=str(file)) from None
+    try:
+        found = facts(context.parse(data), data)
+    except Refused as e:
+        raise UsageError(
+            f"a guest would refuse this: {e.reason}", where=str(file), hint="See `kiosk context schema`."
+        ) from None
+    if json:
+        emit(found)
+        return
+    for key, value in found.items():
+        if value not in (None, [], {}):
+            say(f"{key:<11} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def facts(context: Context, data: bytes) -> dict[str, Any]:
+    """What a document asks for, for people. `allows` is what a site layer must allow for it."""
+    import hashlib
+
+    farm, life = context.farm, context.life
+    wanted = {
+        "hooks": context.hooks.prolog is not None or context.hooks.epilog is not None,
+        "user-data": context.user_data is not None,
+        "root-login": bool(context.root_keys),
+    }
+    return {
+        "node": f"{context.node_name} ({context.node_id})",
+        "image": f"{context.image}@{context.version}",
+        "layers": [f"{use.name}@{use.version}" for use in context.layers],
+        "repository": context.repository.url if context.repository else None,
+        "network": context.network.address if context.network else "DHCP",
+        "farm": f"{farm.name} ({farm.kind})" if farm else None,
+        "secrets": sorted(farm.secrets) if farm else [],
+        "drains": f"{life.drains(context.node_id)} s after its start",
+        "allows": [switch for switch, used in wanted.items() if used],
+        "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
+    }
