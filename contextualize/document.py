@@ -20,6 +20,8 @@ NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 DIGEST = r"sha256:[0-9a-f]{64}"
 GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
+SWITCHES = ("hooks", "user-data", "root-login")
+"""What a site layer can allow a context to do to the machine (see contextualize.switches)."""
 
 
 class Fields:
@@ -107,6 +109,15 @@ class Fields:
             if not isinstance(v, str):
                 self.fault(f"{key}.{k}", "is not a string")
         return found
+
+    def names(self, pattern: str, most: int) -> Tuple[str, ...]:
+        """The keys that are left, at most `most`, all of a pattern: for an object whose keys are names."""
+        if len(self._left) > most:
+            raise Refused(f"{self.where}: more than {most} names")
+        for name in self._left:
+            if not re.fullmatch(pattern, name):
+                raise Refused(f"{self.where}: the name {name!r:.80} is not valid")
+        return tuple(self._left)
 
     def schema(self, expected: str) -> None:
         """Refuses a document of another schema."""
@@ -207,12 +218,15 @@ def identity(data: bytes) -> Identity:
 
 @dataclass(frozen=True)
 class Policy:
-    """What layers may do to this image: open /etc paths (fnmatch patterns), and kinds of declaration."""
+    """What layers may do to this image: open /etc paths (fnmatch patterns), kinds of declaration, and what site
+    layers may allow contexts."""
 
     etc: Tuple[str, ...]
     users: bool
     services: bool
     environment: bool
+    cvmfs: bool = True
+    allows: Tuple[str, ...] = SWITCHES
 
 
 def policy(data: bytes) -> Policy:
@@ -223,6 +237,8 @@ def policy(data: bytes) -> Policy:
         f.boolean("users", True),
         f.boolean("services", True),
         f.boolean("environment", True),
+        f.boolean("cvmfs", True),
+        f.texts("allows", "|".join(SWITCHES), 10) if f.has("allows") else SWITCHES,
     )
     f.end()
     return found

@@ -36,7 +36,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Verified:
-    """The image's signature, root hash, and the layers in the context's order; until when that holds."""
+    """The image's signature, root hash, and the layers: the site's first, then the others, both in the context's
+    order; until when that holds."""
 
     image: Signed
     root_hash: str
@@ -57,7 +58,8 @@ def run(machine: Machine, context: Context) -> Verified:
     running = root_hash(machine)
     if running != image.root_hash:
         raise Refused(f"the running root file system has the hash {running}, and {image.root_hash} is signed")
-    layers = tuple([_layer(machine, trust, context, use) for use in context.layers])
+    ordered = sorted(context.layers, key=lambda use: use.name.kind != "site")
+    layers = tuple([_layer(machine, trust, context, use) for use in ordered])
     return Verified(signed, running, layers, trust.root_version, trust.expires)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contextualize import rules, units
-from contextualize.document import LayerName, Policy
+from contextualize import document, rules, units
+from contextualize.document import LayerName
 from contextualize.errors import Refused
 from contextualize.manifest import Declares
 from contextualize.rules import Entry
@@ -157,7 +157,7 @@ def _faults(
 
 
 def _base_faults(name: LayerName, declares: Declares, base: Base) -> Iterator[str]:
-    policy = Policy(base.policy.etc, base.policy.users, base.policy.services, base.policy.environment)
+    policy = document.policy(base.policy.to_json())
 
     def filled(folder: str) -> bool:
         return any(rules.below(path, folder) for path in base.paths)
