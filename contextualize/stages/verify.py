@@ -2,8 +2,12 @@
 
 The root of trust is in the image, on its verified root file system. The context disk only brings signed
 metadata and manifests; python-tuf checks signatures, versions and expiry dates. Then the running root
-file system's hash, which the kernel enforces, must be the signed one, and every byte of each layer's disk
-that the manifest covers must give the signed digest.
+file system's hash, which the kernel enforces, must be the signed one.
+
+A layer is checked by the kernel wherever its manifest has a hash tree (contextualize.verity), block by block as it
+is read. Its disk is read as a whole first, and must give the signed digest, where there is no tree, and up to WHOLE
+bytes also where there is one. For a large layer that would take most of the boot and add nothing against a hostile
+hypervisor, which can swap bytes after any such check; it only finds damage before a job does.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO, List, Tuple
 
+from contextualize import verity
 from contextualize.context import Context, LayerUse
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
@@ -23,15 +28,19 @@ from contextualize.trust import Signed, Trust
 
 ROOT = "/usr/lib/kiosk/root.json"
 CHUNK = 1 << 20
+WHOLE = 64 << 20
+"""The largest layer that is read as a whole although the kernel checks what is read of it."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose manifest and bytes were verified."""
+    """A layer whose manifest was verified, and its bytes: as a whole ("digest"), or by the kernel whenever they are
+    read ("verity")."""
 
     use: LayerUse
     manifest: LayerManifest
     signed: Signed
+    checked: str = "digest"
 
 
 @dataclass(frozen=True)
@@ -88,9 +97,11 @@ def _layer(machine: Machine, trust: Trust, context: Context, use: LayerUse) -> L
         raise Refused(
             f"{use.name}@{use.version} is made for {', '.join(manifest.images)}, not {context.image}"
         )
-    with machine.open_disk(use.device) as disk:
-        _content(disk, manifest, f"{use.name}@{use.version} on the disk {use.device}")
-    return Layer(use, manifest, signed)
+    checked = "verity" if manifest.verity and verity.available(machine) else "digest"
+    if checked == "digest" or manifest.size <= WHOLE:
+        with machine.open_disk(use.device) as disk:
+            _content(disk, manifest, f"{use.name}@{use.version} on the disk {use.device}")
+    return Layer(use, manifest, signed, checked)
 
 
 def _content(disk: BinaryIO, manifest: LayerManifest, what: str) -> None:

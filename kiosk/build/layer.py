@@ -18,10 +18,10 @@ from contextualize.errors import Refused
 from contextualize.manifest import Declares
 from contextualize.rules import Entry
 from kiosk import clock
-from kiosk.build import layer_image, layer_recipe
+from kiosk.build import layer_image, layer_recipe, layer_verity
 from kiosk.errors import CorruptError, PolicyError, UsageError
 from kiosk.files import fsync_dir, locked, scratch, sha256, write
-from kiosk.model.manifest import Artifact, LayerManifest, LayerPolicy
+from kiosk.model.manifest import Artifact, LayerManifest, LayerPolicy, LayerVerity
 from kiosk.model.names import LayerRef, Version, with_version
 
 IMAGE = "layer.squashfs"
@@ -71,16 +71,19 @@ def build(folder: Path, version: Version | None, built: Path) -> Built:
             out.mkdir()
             out.chmod(0o755)
             layer_image.make(folder / "files", out / IMAGE)
+            tree = layer_verity.add(out / IMAGE, recipe.ref)
             size = (out / IMAGE).stat().st_size
             artifact = Artifact(file=IMAGE, size=size, digest=sha256(out / IMAGE))
-            write(out / "manifest.json", _manifest(recipe, ref, artifact).to_json())
+            write(out / "manifest.json", _manifest(recipe, ref, artifact, tree).to_json())
             fsync_dir(out)
             out.rename(target)
         fsync_dir(home)
     return Built(ref, target, size)
 
 
-def _manifest(recipe: layer_recipe.LayerRecipe, ref: LayerRef, artifact: Artifact) -> LayerManifest:
+def _manifest(
+    recipe: layer_recipe.LayerRecipe, ref: LayerRef, artifact: Artifact, tree: LayerVerity
+) -> LayerManifest:
     epoch = clock.source_date_epoch()
     return LayerManifest(
         kind=recipe.kind,
@@ -92,6 +95,7 @@ def _manifest(recipe: layer_recipe.LayerRecipe, ref: LayerRef, artifact: Artifac
         prefix=ref.prefix,
         images=recipe.images,
         declares=recipe.declarations,
+        verity=tree,
         artifacts={"layer": artifact},
     )
 
@@ -119,6 +123,7 @@ def check(folder: Path, bases: Sequence[Base]) -> LayerManifest:
     """Opens a built layer again and checks all of it, also against base images; PolicyError when it may not
     be published."""
     manifest, image = read_built(folder), folder / IMAGE
+    layer_verity.check(image, manifest.verity)
     try:
         declares = layer_recipe.guest_declares(manifest.declares)
     except Refused as e:
