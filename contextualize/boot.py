@@ -56,7 +56,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("identity"):
         identity.run(machine, found.context)
     with stage("verify"):
-        verified = verify.run(machine, found.context)
+        verified = verify.run(machine, found.context, found.bundle)
         context.release(machine)
     with stage("layers"):
         layers.run(machine, verified.layers)

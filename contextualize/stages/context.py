@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
 
 from contextualize import context
 from contextualize.machine import PRIVATE, Machine
@@ -20,11 +22,13 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Found:
-    """The context, the digest of its document, and which source it came from."""
+    """The context, the digest of its document, which source it came from, and the folder of signed metadata/ and
+    targets/ that came with it, if one did."""
 
     context: context.Context
     digest: str
     source: str
+    bundle: Optional[Path] = None
 
 
 def run(machine: Machine) -> Found:
@@ -35,7 +39,13 @@ def run(machine: Machine) -> Found:
     device = machine.appears(LABELS, PATIENCE)
     machine.mount(device, MOUNT, "vfat,iso9660", "ro,nosuid,nodev,noexec")
     data = machine.read(f"{MOUNT}/user-data", context.LIMIT)
-    return Found(context.parse(data), f"sha256:{hashlib.sha256(data).hexdigest()}", f"nocloud:{device}")
+    bundle = machine.path(f"{MOUNT}/kiosk")
+    return Found(
+        context.parse(data),
+        f"sha256:{hashlib.sha256(data).hexdigest()}",
+        f"nocloud:{device}",
+        bundle if bundle.is_dir() else None,
+    )
 
 
 def release(machine: Machine) -> None:

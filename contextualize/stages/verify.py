@@ -1,8 +1,8 @@
 """Stage `verify`: that this image and every layer are what their owners signed.
 
-The root of trust is in the image, on its verified root file system. The context disk only brings signed
-metadata and manifests; python-tuf checks signatures, versions and expiry dates. Then the running root
-file system's hash, which the kernel enforces, must be the signed one.
+The root of trust is in the image, on its verified root file system. The context only brings signed metadata and
+manifests, or says where they are fetched; python-tuf checks signatures, versions and expiry dates. Then the running
+root file system's hash, which the kernel enforces, must be the signed one.
 
 A layer is checked by the kernel wherever its manifest has a hash tree (contextualize.verity), block by block as it
 is read. Its disk is read as a whole first, and must give the signed digest, where there is no tree, and up to WHOLE
@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import BinaryIO, List, Tuple
+from pathlib import Path
+from typing import BinaryIO, List, Optional, Tuple
 
 from contextualize import verity
 from contextualize.context import Context, LayerUse
@@ -23,10 +24,11 @@ from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import LayerManifest, image_manifest, layer_manifest
 from contextualize.rules import squashfs_fault
-from contextualize.stages.context import MOUNT
 from contextualize.trust import Signed, Trust
 
 ROOT = "/usr/lib/kiosk/root.json"
+TUF = f"{PRIVATE}/tuf"
+"""What was verified stays here, so that a later look at the repository can't be shown an older state."""
 CHUNK = 1 << 20
 WHOLE = 64 << 20
 """The largest layer that is read as a whole although the kernel checks what is read of it."""
@@ -55,10 +57,11 @@ class Verified:
     expires: str
 
 
-def run(machine: Machine, context: Context) -> Verified:
-    """Verifies the image and all layers of the context, or refuses."""
-    machine.folder(f"{PRIVATE}/tuf", 0o700)
-    trust = Trust(machine.read(ROOT), machine.path(f"{MOUNT}/kiosk"), machine.path(f"{PRIVATE}/tuf"))
+def run(machine: Machine, context: Context, bundle: Optional[Path]) -> Verified:
+    """Verifies the image and all layers of the context, with the signed metadata of a folder or of the context's
+    repository, or refuses."""
+    machine.folder(TUF, 0o700)
+    trust = Trust(machine.read(ROOT), bundle, context.repository, machine.path(TUF))
     target = f"images/{context.image}/{context.version}.json"
     signed = trust.target(target, "images")
     image = image_manifest(signed.data, target)
