@@ -1,8 +1,9 @@
 """Stage `verify`: that this image and every layer are what their owners signed.
 
 The root of trust is in the image, on its verified root file system. The context only brings signed metadata and
-manifests, or says where they are fetched; python-tuf checks signatures, versions and expiry dates. Then the running
-root file system's hash, which the kernel enforces, must be the signed one.
+manifests, or says where they are fetched; python-tuf checks signatures, versions and expiry dates. Nothing that was
+revoked (contextualize.floor) runs. The running root file system's hash, which the kernel enforces, must be the signed
+one.
 
 A layer is checked by the kernel wherever its manifest has a hash tree (contextualize.verity), block by block as it
 is read. Its disk is read as a whole first, and must give the signed digest, where there is no tree, and up to WHOLE
@@ -21,6 +22,7 @@ from typing import BinaryIO, List, Optional, Tuple
 from contextualize import verity
 from contextualize.context import Context, LayerUse
 from contextualize.errors import Refused
+from contextualize.floor import below_floor
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import LayerManifest, image_manifest, layer_manifest
 from contextualize.rules import squashfs_fault
@@ -67,6 +69,7 @@ def run(machine: Machine, context: Context, bundle: Optional[Path]) -> Verified:
     image = image_manifest(signed.data, target)
     if (image.name, image.version) != (context.image, context.version):
         raise Refused(f"{target} is the manifest of {image.name}@{image.version}")
+    _above_floor(trust, context.image, context.version)
     running = root_hash(machine)
     if running != image.root_hash:
         raise Refused(f"the running root file system has the hash {running}, and {image.root_hash} is signed")
@@ -88,12 +91,19 @@ def root_hash(machine: Machine) -> str:
     raise Refused("the root file system is not on dm-verity")
 
 
+def _above_floor(trust: Trust, name: str, version: str) -> None:
+    reason = below_floor(trust, name, version)
+    if reason:
+        raise Refused(reason)
+
+
 def _layer(machine: Machine, trust: Trust, context: Context, use: LayerUse) -> Layer:
     target = use.name.target(use.version)
     signed = trust.target(target, use.name.role)
     manifest = layer_manifest(signed.data, target)
     if (manifest.name, manifest.version) != (use.name, use.version):
         raise Refused(f"{target} is the manifest of {manifest.name}@{manifest.version}")
+    _above_floor(trust, str(use.name), use.version)
     if manifest.prefix != use.name.prefix:
         raise Refused(f"{use.name} asks for the prefix {manifest.prefix:.120}; its own is {use.name.prefix}")
     if context.image not in manifest.images:
