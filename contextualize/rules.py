@@ -5,6 +5,7 @@
     policy_faults        what it declares, against the policy of a base image
     source_faults        whether what it declares is in it
     shadow_faults        what it would hide or replace in a base image
+    account_faults       its users and groups, against those of a base image
     conflict_faults      several layers on one machine
 
 Each yields one line for every fault; no line means that it holds. What nosuid, nodev and a prefix of its
@@ -18,7 +19,7 @@ import stat
 import struct
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Callable, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from contextualize.document import LayerName, Policy
 from contextualize.manifest import Declares, User
@@ -273,6 +274,24 @@ def shadow_faults(
             if exists(f"{folder}/{unit}"):
                 yield f"service {unit}: the base has one of its own"
                 break
+
+
+def account_faults(declares: Declares, databases: Mapping[str, str]) -> Iterator[str]:
+    """Users and groups whose name or number the base has, for a user or for a group. `databases` are the texts of the
+    base's /etc/passwd and /etc/group by path."""
+    mine = [("user", u.name, u.uid) for u in declares.users]
+    mine += [("group", g.name, g.gid) for g in declares.groups]
+    for database, text in databases.items():
+        lines = account_lines(text)
+        names, numbers = {line[0] for line in lines}, {line[2] for line in lines}
+        for kind, name, number in mine:
+            if name in names or str(number) in numbers:
+                yield f"{kind} {name} ({number}): the base's {database} has that name or number"
+
+
+def account_lines(text: str) -> List[List[str]]:
+    """The fields of the lines of passwd(5) or group(5)."""
+    return [line.split(":") for line in text.splitlines() if line.count(":") >= 3]
 
 
 def conflict_faults(layers: Sequence[Tuple[LayerName, Declares]]) -> Iterator[str]:

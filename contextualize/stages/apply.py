@@ -16,12 +16,13 @@ from contextualize import document, rules, units
 from contextualize.document import Policy
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
-from contextualize.manifest import Declares, Group, User
+from contextualize.manifest import Group, User
 from contextualize.stages.verify import Layer
 
 POLICY = "/usr/lib/kiosk/policy.json"
 SYSUSERS = "/run/sysusers.d/kiosk-layers.conf"
 UNITS = "/run/systemd/system"
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
 HEALTH = f"{PRIVATE}/health.json"
 PROFILE, ENVIRONMENT = rules.RESERVED
 AFTER_READY = b"[Unit]\nAfter=kiosk-ready.target\nRequisite=kiosk-ready.target\n"
@@ -69,30 +70,14 @@ def _check(machine: Machine, layer: Layer, policy: Policy) -> None:
         *rules.declaration_faults(name, declares),
         *rules.policy_faults(declares, policy),
         *rules.shadow_faults(name, declares, machine.exists, lambda _mounted: False),
-        *_account_faults(machine, declares),
+        *rules.account_faults(declares, {path: _database(machine, path) for path in (PASSWD, GROUP)}),
     ]
     if faults:
         raise Refused(f"{name}: {faults[0]}")
 
 
-def _entries(machine: Machine, database: str) -> List[List[str]]:
-    text = machine.read(database, 8 << 20).decode(errors="replace")
-    return [line.split(":") for line in text.splitlines() if line.count(":") >= 3]
-
-
-def _account_faults(machine: Machine, declares: Declares) -> List[str]:
-    """A layer's user or group takes no name and no number of the base, neither a user's nor a group's."""
-    faults: List[str] = []
-    mine = [("user", u.name, u.uid) for u in declares.users] + [
-        ("group", g.name, g.gid) for g in declares.groups
-    ]
-    for database in ("/etc/passwd", "/etc/group"):
-        entries = _entries(machine, database)
-        names, numbers = {e[0] for e in entries}, {e[2] for e in entries}
-        for kind, name, number in mine:
-            if name in names or str(number) in numbers:
-                faults.append(f"{kind} {name} ({number}): the base's {database} has that name or number")
-    return faults
+def _database(machine: Machine, path: str) -> str:
+    return machine.read(path, 8 << 20).decode(errors="replace")
 
 
 def _unit(machine: Machine, layer: Layer, service: str) -> bytes:
@@ -126,13 +111,13 @@ def _accounts(machine: Machine, groups: Sequence[Group], users: Sequence[User]) 
     lines += [f"m {u.name} {group}\n" for u in users for group in u.groups]
     machine.replace(SYSUSERS, "".join(lines).encode())
     machine.run(["systemd-sysusers", f"--root={machine.root}", str(machine.path(SYSUSERS))])
-    there = {entry[0]: entry for entry in _entries(machine, "/etc/group")}
+    there = {entry[0]: entry for entry in rules.account_lines(_database(machine, GROUP))}
     for group in groups:
         entry = there.get(group.name, [])
         members = sorted(u.name for u in users if group.name in u.groups)
         if entry[2:3] != [str(group.gid)] or sorted(filter(None, entry[3].split(","))) != members:
             raise Refused(f"group {group.name} was made as {':'.join(entry)!r}, not as declared")
-    found = {entry[0]: entry for entry in _entries(machine, "/etc/passwd")}
+    found = {entry[0]: entry for entry in rules.account_lines(_database(machine, PASSWD))}
     for user in users:
         _user(machine, user, found.get(user.name, []))
 

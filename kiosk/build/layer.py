@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,11 +29,13 @@ IMAGE = "layer.squashfs"
 
 @dataclass(frozen=True)
 class Base:
-    """What a layer is checked against: an image's paths (absolute, sorted) and its policy."""
+    """What a layer is checked against: an image's paths (absolute), its policy, and the texts of its /etc/passwd and
+    /etc/group by path where its disk is at hand."""
 
     name: str
     paths: frozenset[str]
     policy: LayerPolicy
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,30 @@ class Built:
     size: int
 
 
-def lint(folder: Path) -> list[str]:
-    """All that is wrong with a layer's recipe and files; nothing when it could be built."""
+def lint(folder: Path, bases: Sequence[Base] = ()) -> list[str]:
+    """All that is wrong with a layer's recipe and files, by themselves and against base images; nothing when it could
+    be built and published."""
     recipe = layer_recipe.read(folder)
     entries = {e.path: e for e in layer_image.folder_entries(folder / "files")}
     name, declares = layer_recipe.guest_name(recipe.ref), layer_recipe.guest_declares(recipe.declarations)
-    return list(_faults(name, declares, entries, lambda path: (folder / "files" / path).read_bytes()))
+    faults = list(_faults(name, declares, entries, lambda path: (folder / "files" / path).read_bytes()))
+    for base in bases:
+        faults += _base_faults(name, declares, base)
+    return faults
+
+
+def together(folders: Sequence[Path]) -> list[str]:
+    """What keeps several layers from being on one machine."""
+    recipes = sorted(
+        map(layer_recipe.read, folders), key=lambda r: r.kind != "site"
+    )  # as the guest takes them
+    declared = [
+        (layer_recipe.guest_name(r.ref), layer_recipe.guest_declares(r.declarations)) for r in recipes
+    ]
+    faults = list(rules.conflict_faults(declared))
+    if recipes and not set.intersection(*(set(r.images) for r in recipes)):
+        faults.append(f"{', '.join(r.ref.base for r in recipes)}: no image takes all of them")
+    return faults
 
 
 def build(folder: Path, version: Version | None, built: Path) -> Built:
@@ -168,6 +188,8 @@ def _base_faults(name: LayerName, declares: Declares, base: Base) -> Iterator[st
         return any(rules.below(path, folder) for path in base.paths)
 
     for fault in rules.policy_faults(declares, policy):
+        yield f"{base.name}: {fault}"
+    for fault in rules.account_faults(declares, base.accounts):
         yield f"{base.name}: {fault}"
     for fault in rules.shadow_faults(name, declares, base.paths.__contains__, filled):
         yield f"{base.name}: {fault}"
