@@ -135,7 +135,9 @@ def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle:
     for ref in refs:
         floor = floors.get(floor_path(ref))
         if floor is not None and (fault := floor.fault(ref)) is not None:
-            raise PolicyError(fault, hint=f"{SYNC} {ref.base} needs a newer version.")
+            raise PolicyError(
+                fault, hint=f"`kiosk sync` fetches a newer version of {ref.base}, once there is one."
+            )
         if signed.get(ref) != cache.manifest(ref):
             raise VerificationError(f"{ref} in the host cache is not what is signed", hint=SYNC)
 
