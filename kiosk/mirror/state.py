@@ -19,7 +19,7 @@ from kiosk.errors import CorruptError, KioskError, NetworkError, UsageError, Ver
 from kiosk.files import locked
 from kiosk.log import logger
 from kiosk.model.manifest import Manifest
-from kiosk.model.names import Ref, floor_path, history_path, manifest_path
+from kiosk.model.names import Ref, history_path, manifest_path
 from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.place import Folder, Place
 from kiosk.trust import checkpoint
@@ -82,10 +82,6 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
             past += [w.manifest for w in history.withdrawn]
             path = served_target(history_path(refs[-1]), hashlib.sha256(remembered).hexdigest())
             targets.append((f"targets/{path}", remembered))
-        _, floor = trusted.signed_floor(refs[-1])
-        if floor is not None:
-            path = served_target(floor_path(refs[-1]), hashlib.sha256(floor).hexdigest())
-            targets.append((f"targets/{path}", floor))
         rollout, rolled = _rollout(trusted, refs[-1])
         if rollout is not None and rolled is not None:
             path = served_target(rollout_path(refs[-1]), hashlib.sha256(rolled).hexdigest())
@@ -96,6 +92,8 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
             manifests.append(manifest)
             path = served_target(manifest_path(ref), hashlib.sha256(data).hexdigest())
             targets.append((f"targets/{path}", data))
+    for path, floor in trusted.floors.items():
+        targets.append((f"targets/{served_target(path, hashlib.sha256(floor).hexdigest())}", floor))
     for problem in trusted.problems.values():
         if isinstance(problem, CorruptError | NetworkError):
             raise problem  # the source's trouble: a mirror that has the role must not lose it

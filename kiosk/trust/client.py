@@ -70,7 +70,8 @@ class TrustedRepository:
     """A repository read from `url` (see kiosk.place), with what is verified kept in `metadata_dir`.
 
     `root` is the root of trust, needed the first time and kept then. One process at a time may use a
-    `metadata_dir`; the caller holds a lock.
+    `metadata_dir`; the caller holds a lock. `problems` and `floors` (the signed bytes, by target path) are those of
+    the roles that were loaded.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class TrustedRepository:
         self._given = root
         self._updater: Updater | None = None
         self._roles: dict[str, Metadata[Targets]] = {}
+        self.floors: dict[str, bytes] = {}
         self.problems: dict[str, KioskError] = {}
 
     def refresh(self) -> None:
@@ -95,6 +97,7 @@ class TrustedRepository:
             bootstrap = roots.bootstrap(self.metadata_dir, self._given)
             self._updater = None
             self._roles = {}
+            self.floors = {}
             self.problems = {}
             updater = self._verified(lambda: self._refreshed(bootstrap))
             roots.check_given(self.metadata_dir, self._given)
@@ -193,22 +196,16 @@ class TrustedRepository:
 
     def floor(self, ref: Ref) -> Floor | None:
         """Below which version an image or layer was revoked; None where nothing of it was."""
-        return self.signed_floor(ref)[0]
-
-    def signed_floor(self, ref: Ref) -> tuple[Floor | None, bytes | None]:
-        """The same, with the very bytes that were signed."""
         self.load([ref.role])
         if ref.role in self.problems:
             raise self.problems[ref.role]
-        path, updater = floor_path(ref), self._ready()
-        found = self._verified(lambda: updater.get_targetinfo(path)) if ref.role in self._roles else None
-        if found is None:
-            return None, None
-        data = self._target_bytes(path, found, LARGEST_FLOOR)
-        floor = Floor.from_json(data, where=path)
+        path = floor_path(ref)
+        if path not in self.floors:
+            return None
+        floor = Floor.from_json(self.floors[path], where=path)
         if floor.name != ref.base:
             raise VerificationError(f"is the floor of {floor.name}, not of {ref.base}", where=path)
-        return floor, data
+        return floor
 
     def refuse_revoked(self, ref: Ref) -> None:
         """PolicyError when a version was revoked."""
@@ -320,7 +317,7 @@ class TrustedRepository:
                 raise VerificationError(f"lists more than {MOST_FLOORS} floors", where=name)
             for path in map(floor_path, found):
                 if self._verified(lambda path=path: updater.get_targetinfo(path)) == listed[path]:  # type: ignore[misc]
-                    self._target_bytes(path, listed[path], LARGEST_FLOOR)
+                    self.floors[path] = self._target_bytes(path, listed[path], LARGEST_FLOOR)
         except KioskError as e:
             del self._roles[name]
             self.problems[name] = e

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from tuf.api.metadata import Metadata, Targets
 
+from kiosk.agent import config as agent_config
+from kiosk.agent.run import Job, Run
+from kiosk.agent.talk import Alone
 from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.hostcache import HostCache
+from kiosk.config import Settings
 from kiosk.errors import KioskError, NotFoundError, PolicyError, UsageError
+from kiosk.mirror import mirror
 from kiosk.model.names import Version, parse_floor_path, parse_ref
 from kiosk.publish import signed
+from kiosk.publish.prune import prune
+from kiosk.publish.retention import Rule
 from kiosk.publish.revoke import Revoked, revoke
 from kiosk.trust.bundle import export
 from kiosk.trust.client import TrustedRepository
 from kiosk.trust.signing.keys import Keys
 from kiosk.trust.signing.repository import Repository
-from tests.simulators.published import Kiosk, ask, behind, ready
+from tests.publish.test_commands import Terminal
+from tests.simulators.published import PASSPHRASE, Kiosk, ask, behind, ready
 
 WHY = "CVE-2026-1234 in openssl"
 
@@ -143,3 +152,54 @@ def test_a_floor_that_can_not_be_fetched_leaves_its_role_out(tmp_path: Path) -> 
     trusted = TrustedRepository(tmp_path / "m", kiosk.settings.repository, kiosk.root.read_bytes())
     trusted.load()
     assert isinstance(trusted.problems["images"], KioskError)
+
+
+def test_pruning_keeps_the_floor_and_what_it_keeps_still_verifies(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    pruned = prune(kiosk.settings, ask, Rule(1, None), grace=timedelta(0))
+    assert "worker@1" in pruned.withdrawn
+    trusted = TrustedRepository(tmp_path / "m", kiosk.settings.repository, kiosk.root.read_bytes())
+    floor = trusted.floor(parse_ref("worker"))
+    assert floor is not None
+    assert floor.below == "2"
+
+
+def test_a_mirror_has_the_floors_too(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    owner = Settings(home=tmp_path / "owner")
+    mirror(owner, kiosk.settings.repository, str(tmp_path / "mirror"), root=kiosk.root.read_bytes())
+    trusted = TrustedRepository(tmp_path / "m", tmp_path / "mirror", kiosk.root.read_bytes())
+    assert trusted.floor(parse_ref("worker")) == signed.floor(
+        Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask), parse_ref("worker")
+    )
+
+
+def test_the_agent_leaves_what_is_current_where_the_newest_was_revoked(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "3")
+    (tmp_path / "agent.toml").write_text('images = ["worker"]\n')
+    settings = kiosk.hypervisor.model_copy(update={"url": str(kiosk.settings.repository)})
+    orders = agent_config.read(settings, tmp_path / "agent.toml")
+    report = Run(Job(orders, pushed=("*",)), Alone()).run()
+    assert isinstance(report.failure, PolicyError)
+    assert "worker@2 was revoked" in str(report.failure)
+    assert HostCache(kiosk.hypervisor.host).resolve(parse_ref("worker")) == parse_ref("worker@1")
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kiosk = behind(tmp_path / "k")
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE)
+    terminal = Terminal(monkeypatch, capsys, kiosk.settings.home)
+    terminal.set("KIOSK_PASSPHRASE_FILE", tmp_path / "passphrase")
+    words = ("revoke", "worker", "--reason", WHY, "--below")
+    assert terminal.run(*words, "2", "--dry-run")[1] == "Would sign: the floor of worker at 2 revokes 1.\n"
+    done = terminal.json(*words, "2", "--json")
+    assert (done["floor"]["below"], done["revoked"], done["left"]) == ("2", ["1"], ["2"])
+    code, _, err = terminal.run(*words, "1")
+    assert code == 10
+    assert "a floor never goes down" in err
+    assert terminal.run(*words, "two")[0] == 2
