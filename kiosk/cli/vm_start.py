@@ -67,6 +67,11 @@ def plan(cache: HostCache, order: Order) -> Plan:
         assert isinstance(ref, LayerRef)
         if ref.base in [other.base for other in layers]:
             raise UsageError(f"the layer {ref.base} is named twice")
+        if same := next((other for other in layers if other.prefix == ref.prefix), None):
+            raise PolicyError(
+                f"the layers {same.base} and {ref.base} would both be mounted at {ref.prefix}",
+                hint="A machine takes one site layer, and one layer of each experiment.",
+            )
         made_for = cache.layer(ref).images
         if made_for and image.name not in made_for:
             raise PolicyError(f"the layer {ref} is made for {', '.join(made_for)}, not for {image.name}")

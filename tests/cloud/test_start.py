@@ -67,6 +67,7 @@ def test_a_plan_takes_current_versions_from_the_host_cache(cloud: QemuCloud) -> 
         ("worker", ("site/a/more",), NotFoundError, "kiosk sync"),
         ("worker", ("site/a/base@9",), NotFoundError, "site/a/base@9"),
         ("worker", ("site/a/base", "site/a/base@1"), UsageError, "twice"),
+        ("worker", ("site/a/base", "site/b/base"), PolicyError, "both be mounted at /opt/site"),
         ("../worker", (), UsageError, "not an image name"),
         ("worker", ("site/../base",), UsageError, "not a layer name"),
     ],
