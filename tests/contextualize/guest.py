@@ -66,7 +66,7 @@ class FolderMachine(Machine):
             return ""
         if argv[0] == "dmsetup":
             self.asked.append(tuple(argv))
-            return self.device_mapper(argv[3], argv[5].split())
+            return self.device_mapper(argv[5], argv[7].split())
         return super().run(argv, timeout)
 
     def device_mapper(self, name: str, table: list[str]) -> str:
@@ -82,9 +82,10 @@ class FolderMachine(Machine):
         if done.returncode:
             wrong = re.search(r"Verification failed at position (\d+)", done.stderr)
             good = int(wrong[1]) if wrong else 0
-        device = self.path(f"/dev/mapper/{name}")
-        device.parent.mkdir(exist_ok=True)
-        device.write_bytes(disk.read_bytes()[:good])
+        node = f"dm-{len(list(self.path('/sys/block').glob('dm-*')))}"
+        self.path(f"/sys/block/{node}/dm").mkdir(parents=True)
+        self.path(f"/sys/block/{node}/dm/name").write_text(f"{name}\n")
+        self.path(f"/dev/{node}").write_bytes(disk.read_bytes()[:good])
         return ""
 
 

@@ -54,7 +54,7 @@ def test_the_kernel_checks_what_is_mounted(demo: Guest, large: None) -> None:
     assert checked(demo) == "verity"
     assert demo.text("/opt/experiment/demo/share/version") == "4.2\n"
     made = next(words for words in demo.machine.asked if words[0] == "dmsetup")
-    assert made[:4] == ("dmsetup", "create", "--readonly", "kiosk-layer-0")
+    assert made[1:3] == ("create", "--readonly") and "kiosk-layer-0" in made
 
 
 def test_an_image_without_dmsetup_reads_the_layer_as_a_whole(demo: Guest, large: None) -> None:
