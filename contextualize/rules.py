@@ -70,6 +70,13 @@ NEVER = (
 """What no policy can open, with all that is below it: who is who, who may become root, what is started and
 which code is loaded. Users, services and variables are declared instead."""
 
+POWERFUL = frozenset(
+    ("root", "wheel", "sudo", "admin", "adm", "staff", "disk", "shadow", "kmem", "docker", "podman", "lxd", "incus",
+     "libvirt", "kvm", "systemd-journal", "polkitd")
+)  # fmt: skip
+"""Names of accounts and groups whose members may become root, or see what only root should, wherever a program that
+knows them is installed: also where the base has them not yet."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -158,6 +165,9 @@ def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
         for group in user.groups:
             if group not in [g.name for g in declares.groups]:
                 yield f"user {user.name}: the group {group} is not one that this layer declares"
+    for name in [*(u.name for u in declares.users), *(g.name for g in declares.groups)]:
+        if name in POWERFUL:
+            yield f"{name}: no layer declares a user or group of that name: it gives power over the machine"
     yield from _site_faults(layer, declares)
     for program in declares.health:
         if not clean(program):

@@ -47,6 +47,11 @@ def test_groups_and_their_members(guest: Guest, squashfs: Squashfs) -> None:
         ),
         ({"groups": [{"name": "grid", "gid": 210}]}, "group grid (210): the base's /etc/group has that name"),
         ({"users": [{"name": "a", "uid": 990, "groups": ["slurm"]}]}, "the group slurm is not one that this"),
+        (
+            {"groups": [{"name": "docker", "gid": 801}]},
+            "docker: no layer declares a user or group of that name",
+        ),
+        ({"users": [{"name": "wheel", "uid": 801}]}, "wheel: no layer declares a user or group of that name"),
         ({"groups": [{"name": "root", "gid": 0}]}, "gid: 0 is not a whole number from 200"),
         ({"cvmfs": {"http_proxy": "http://s:1'\nrm"}}, "http_proxy: "),
         ({"cvmfs": {"repositories": ["a.example.org b"]}}, "repositories: "),
