@@ -71,7 +71,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("network"):
         network.run(machine, found.context)
     with stage("verify"):
-        verified = verify.run(machine, found.context)
+        verified = verify.run(machine, found.context, found.bundle)
         context.release(machine)
     with stage("layers"):
         layers.run(machine, verified.layers)

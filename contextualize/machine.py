@@ -54,12 +54,16 @@ class Machine:
 
     def inside(self, folder: str, relative: str, limit: int) -> bytes:
         """The content of a regular file below `folder`, reached without any symbolic link."""
+        return self.read(self.reach(folder, relative), limit)
+
+    def reach(self, folder: str, relative: str) -> str:
+        """The path of something below `folder`, to which no symbolic link leads; it may be one itself."""
         at = folder
         for part in relative.split("/")[:-1]:
             at = f"{at}/{part}"
             if not stat.S_ISDIR(self.mode(at)):
                 raise Refused(f"{folder}/{relative}: {at} is not a folder")
-        return self.read(f"{folder}/{relative}", limit)
+        return f"{folder}/{relative}"
 
     def mode(self, absolute: str) -> int:
         """The mode of what is at a path, a link itself and not what it points at; 0 where there is nothing."""

@@ -5,6 +5,7 @@
     policy_faults        what it declares, against the policy of a base image
     source_faults        whether what it declares is in it
     shadow_faults        what it would hide or replace in a base image
+    account_faults       its users and groups, against those of a base image
     conflict_faults      several layers on one machine
 
 Each yields one line for every fault; no line means that it holds. What nosuid, nodev and a prefix of its
@@ -57,6 +58,8 @@ SHELL_OWN = frozenset(
 )  # fmt: skip
 RESERVED = ("/etc/profile.d/kiosk-layers.sh", "/etc/environment.d/50-kiosk-layers.conf")
 """Files that the guest writes itself from all layers' environment."""
+CVMFS = "/etc/cvmfs/default.local"
+"""The file that the guest writes where a layer declares something for CVMFS."""
 NEVER = (
     "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/subuid", "/etc/subgid", "/etc/sudoers",
     "/etc/sudoers.d", "/etc/pam.conf", "/etc/pam.d", "/etc/polkit-1", "/etc/dbus-1", "/etc/nsswitch.conf",
@@ -66,6 +69,13 @@ NEVER = (
 )  # fmt: skip
 """What no policy can open, with all that is below it: who is who, who may become root, what is started and
 which code is loaded. Users, services and variables are declared instead."""
+
+POWERFUL = frozenset(
+    ("root", "wheel", "sudo", "admin", "adm", "staff", "disk", "shadow", "kmem", "docker", "podman", "lxd", "incus",
+     "libvirt", "kvm", "systemd-journal", "polkitd")
+)  # fmt: skip
+"""Names of accounts and groups whose members may become root, or see what only root should, wherever a program that
+knows them is installed: also where the base has them not yet."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,16 @@ def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
         yield from _variable_faults(layer, variable)
     for user in declares.users:
         yield from _user_faults(layer, user)
+        for group in user.groups:
+            if group not in [g.name for g in declares.groups]:
+                yield f"user {user.name}: the group {group} is not one that this layer declares"
+    for name in [*(u.name for u in declares.users), *(g.name for g in declares.groups)]:
+        if name in POWERFUL:
+            yield f"{name}: no layer declares a user or group of that name: it gives power over the machine"
+    yield from _site_faults(layer, declares)
+    for program in declares.health:
+        if not clean(program):
+            yield f"health {program!r:.120}: not a plain path inside the layer"
     for service in declares.services:
         unit = posixpath.basename(service)
         if not clean(service):
@@ -180,6 +200,18 @@ def _variable_faults(layer: LayerName, name: str) -> Iterator[str]:
         yield f"variable {name}: decides how other programs run"
 
 
+def _site_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
+    """What only a site may declare: what contexts may do, its farms, and how CVMFS is reached and cached."""
+    if layer.kind == "site":
+        return
+    if declares.allows:
+        yield f"allows {', '.join(declares.allows)}: only a site's layer can allow that"
+    if declares.farms:
+        yield f"farm {', '.join(sorted(declares.farms))}: only a site's layer declares farms"
+    if declares.cvmfs and (declares.cvmfs.http_proxy is not None or declares.cvmfs.quota_mb is not None):
+        yield "cvmfs: an experiment may only add repositories; proxies and quota are the site's"
+
+
 def _user_faults(layer: LayerName, user: User) -> Iterator[str]:
     own = ("/nonexistent", f"/home/{user.name}", f"/var/lib/{user.name}", layer.prefix)
     if user.home not in own and not (below(user.home, layer.prefix) and clean(user.home[1:])):
@@ -192,10 +224,15 @@ def policy_faults(declares: Declares, policy: Policy) -> Iterator[str]:
     """What the policy of a base image doesn't open to layers."""
     if declares.environment and not policy.environment:
         yield "declares environment variables, and the image's policy has environment = false"
-    if declares.users and not policy.users:
+    if (declares.users or declares.groups) and not policy.users:
         yield "declares users, and the image's policy has users = false"
     if declares.services and not policy.services:
         yield "declares services, and the image's policy has services = false"
+    if declares.cvmfs and not policy.cvmfs:
+        yield "declares something for CVMFS, and the image's policy has cvmfs = false"
+    for switch in declares.allows:
+        if switch not in policy.allows:
+            yield f"allows {switch}, and the image's policy has it not among what sites may allow"
     for file in declares.files:
         if not any(opens(pattern, file.path) for pattern in policy.etc):
             opened = ", ".join(policy.etc) or "nothing"
@@ -223,6 +260,10 @@ def source_faults(declares: Declares, entries: Mapping[str, Entry]) -> Iterator[
             yield f"{source!r:.120} is declared, and is not a file of the layer"
         elif entry.size > limit:
             yield f"{source!r:.120} is declared, and larger than {limit} bytes"
+    for program in declares.health:
+        entry = entries.get(program)
+        if entry is None or not stat.S_ISREG(entry.mode) or not entry.mode & stat.S_IXUSR:
+            yield f"health {program!r:.120}: is not a program of the layer"
 
 
 def shadow_faults(
@@ -235,6 +276,8 @@ def shadow_faults(
     for file in declares.files:
         if exists(file.path):
             yield f"file {file.path}: the base has one of its own"
+    if declares.cvmfs and exists(CVMFS):
+        yield f"cvmfs: the base has a {CVMFS} of its own"
     for service in declares.services:
         unit = posixpath.basename(service)
         for folder in UNIT_FOLDERS:
@@ -243,25 +286,67 @@ def shadow_faults(
                 break
 
 
+def account_faults(declares: Declares, databases: Mapping[str, str]) -> Iterator[str]:
+    """Users and groups whose name or number the base has, for a user or for a group. `databases` are the texts of the
+    base's /etc/passwd and /etc/group by path."""
+    mine = [("user", u.name, u.uid) for u in declares.users]
+    mine += [("group", g.name, g.gid) for g in declares.groups]
+    for database, text in databases.items():
+        lines = account_lines(text)
+        names, numbers = {line[0] for line in lines}, {line[2] for line in lines}
+        for kind, name, number in mine:
+            if name in names or str(number) in numbers:
+                yield f"{kind} {name} ({number}): the base's {database} has that name or number"
+
+
+def account_lines(text: str) -> List[List[str]]:
+    """The fields of the lines of passwd(5) or group(5)."""
+    return [line.split(":") for line in text.splitlines() if line.count(":") >= 3]
+
+
 def conflict_faults(layers: Sequence[Tuple[LayerName, Declares]]) -> Iterator[str]:
-    """Two declarations of the same thing, in one layer or in two. No order decides between them: both go."""
+    """Two declarations of the same thing, in one layer or in two. No order decides between them: both go.
+
+    Only CVMFS repositories and `allows` may be named by several layers: they add up.
+    """
     taken: Dict[Tuple[str, object], LayerName] = {}
     for name, declares in layers:
-        own: List[Tuple[str, object]] = [("prefix", name.prefix)]
-        own += [("variable", v) for v in declares.environment]
-        own += [("user", u.name) for u in declares.users]
-        own += [("uid", u.uid) for u in declares.users]
-        own += [("file", f.path) for f in declares.files]
-        own += [("service", posixpath.basename(s)) for s in declares.services]
         seen: Set[Tuple[str, object]] = set()
-        for key in own:
+        for what, key in _claims(name, declares):
             if key in seen:
-                yield f"{name} declares {key[0]} {key[1]} twice"
+                yield f"{name} declares {what} twice"
             elif key in taken:
-                yield f"{taken[key]} and {name} both declare {key[0]} {key[1]}"
+                yield f"{taken[key]} and {name} both declare {what}"
             seen.add(key)
         for key in seen:
             taken.setdefault(key, name)
+    cvmfs = next((name for name, declares in layers if declares.cvmfs), None)
+    if cvmfs and ("file", CVMFS) in taken:
+        yield f"{taken[('file', CVMFS)]} brings the file {CVMFS}, which kiosk writes from what {cvmfs} declares"
+
+
+def _claims(name: LayerName, declares: Declares) -> Iterator[Tuple[str, Tuple[str, object]]]:
+    """What a layer takes for itself, in words and as a key. A user takes the group of its name and number too."""
+    yield f"prefix {name.prefix}", ("prefix", name.prefix)
+    for variable in declares.environment:
+        yield f"variable {variable}", ("variable", variable)
+    for user in declares.users:
+        yield f"user {user.name}", ("account", user.name)
+        yield f"uid {user.uid}", ("number", user.uid)
+    for group in declares.groups:
+        yield f"group {group.name}", ("account", group.name)
+        yield f"gid {group.gid}", ("number", group.gid)
+    for file in declares.files:
+        yield f"file {file.path}", ("file", file.path)
+    for service in declares.services:
+        unit = posixpath.basename(service)
+        yield f"service {unit}", ("service", unit)
+    for farm in declares.farms:
+        yield f"farm {farm}", ("farm", farm)
+    if declares.cvmfs and declares.cvmfs.http_proxy is not None:
+        yield "cvmfs http_proxy", ("cvmfs", "http_proxy")
+    if declares.cvmfs and declares.cvmfs.quota_mb is not None:
+        yield "cvmfs quota_mb", ("cvmfs", "quota_mb")
 
 
 def squashfs_fault(head: bytes, size: int) -> Optional[str]:

@@ -1,4 +1,4 @@
-"""Signed targets, verified offline with python-tuf from a root of trust and a folder of metadata.
+"""Signed targets, verified with python-tuf from a root of trust: of a folder that was handed over, or fetched.
 
 What is returned was found in metadata that is signed, not expired, and consistent; by the one role that
 owns the target. python-tuf is imported when it is first needed: that takes a noticeable part of a boot.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple
 
+from contextualize.context import Repository
 from contextualize.document import LIMIT
 from contextualize.errors import Refused
 
@@ -31,21 +32,30 @@ class Signed:
 
 
 class Trust:
-    """The verified repository. `bundle` holds metadata/ and targets/; `work` is an empty private folder."""
+    """The verified repository. `bundle` is a folder with metadata/ and targets/, or None: then they are fetched from
+    `repository`. `work` is a private folder: empty, or with what was verified before, and then nothing older than
+    that holds."""
 
-    def __init__(self, root: bytes, bundle: Path, work: Path) -> None:
+    def __init__(
+        self, root: bytes, bundle: Optional[Path], repository: Optional[Repository], work: Path
+    ) -> None:
         from tuf.api.exceptions import DownloadError, RepositoryError
         from tuf.ngclient import Updater, UpdaterConfig
 
+        if bundle is None and repository is None:
+            raise Refused(
+                "the context has brought no signed metadata, and names no repository to fetch it from"
+            )
+        base = BASE if bundle is not None or repository is None else f"{repository.url.rstrip('/')}/"
         self._work = work
         self._errors = (DownloadError, RepositoryError)
         try:
             self._updater = Updater(
                 metadata_dir=str(work),
-                metadata_base_url=f"{BASE}metadata/",
+                metadata_base_url=f"{base}metadata/",
                 target_dir=str(work),
-                target_base_url=f"{BASE}targets/",
-                fetcher=_fetcher(bundle),
+                target_base_url=f"{base}targets/",
+                fetcher=_files(bundle) if bundle is not None else _remote(repository),
                 config=UpdaterConfig(
                     max_delegations=8, targets_max_length=16 << 20, snapshot_max_length=4 << 20
                 ),
@@ -65,10 +75,17 @@ class Trust:
 
     def target(self, path: str, role: str) -> Signed:
         """A target's bytes, signed by `role`, which `targets` must have delegated to."""
+        found = self.optional(path, role)
+        if found is None:
+            raise Refused(f"{path} is not signed by the role {role}")
+        return found
+
+    def optional(self, path: str, role: str) -> Optional[Signed]:
+        """The same; None where nobody lists the target."""
         try:
             info = self._updater.get_targetinfo(path)
             if info is None:
-                raise Refused(f"{path} is not signed by the role {role}")
+                return None
             if info.length > LIMIT:
                 raise Refused(f"{path} is larger than {LIMIT} bytes")
             keys = self._signers(path, role, info)
@@ -105,7 +122,14 @@ def _explain(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]
 
 
-def _fetcher(bundle: Path) -> Any:
+def _remote(repository: Optional[Repository]) -> Any:
+    from contextualize.fetch import Remote
+
+    assert repository is not None
+    return Remote(repository)
+
+
+def _files(bundle: Path) -> Any:
     """A fetcher that reads below a folder: plain names only, no links."""
     from tuf.api.exceptions import DownloadError, DownloadHTTPError
     from tuf.ngclient import FetcherInterface

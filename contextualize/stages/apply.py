@@ -2,11 +2,12 @@
 
 Nothing is changed before every declaration of every layer holds: by itself, against the base's policy and
 files, and against the other layers. A service's unit is copied, as it was checked, and can only start
-after kiosk-ready.target.
+after kiosk-ready.target. The health check finds the layers' programs in /run/kiosk/private/health.json.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import stat
 from typing import Dict, Iterable, List, Sequence
@@ -14,13 +15,15 @@ from typing import Dict, Iterable, List, Sequence
 from contextualize import document, rules, units
 from contextualize.document import Policy
 from contextualize.errors import Refused
-from contextualize.machine import Machine
-from contextualize.manifest import Declares, User
+from contextualize.machine import PRIVATE, Machine
+from contextualize.manifest import Group, User
 from contextualize.stages.verify import Layer
 
 POLICY = "/usr/lib/kiosk/policy.json"
 SYSUSERS = "/run/sysusers.d/kiosk-layers.conf"
 UNITS = "/run/systemd/system"
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
+HEALTH = f"{PRIVATE}/health.json"
 PROFILE, ENVIRONMENT = rules.RESERVED
 AFTER_READY = b"[Unit]\nAfter=kiosk-ready.target\nRequisite=kiosk-ready.target\n"
 
@@ -41,10 +44,17 @@ def run(machine: Machine, layers: Sequence[Layer]) -> List[str]:
         for layer in layers
         for service in layer.manifest.declares.services
     }
+    health = [_program(machine, layer, path) for layer in layers for path in layer.manifest.declares.health]
     for file, data in files.items():
         machine.create(file.path, data, file.mode)
-    _users(machine, [user for layer in layers for user in layer.manifest.declares.users])
+    _accounts(
+        machine,
+        [group for layer in layers for group in layer.manifest.declares.groups],
+        [user for layer in layers for user in layer.manifest.declares.users],
+    )
     _environment(machine, layers)
+    _cvmfs(machine, layers)
+    machine.replace(HEALTH, json.dumps(health).encode(), 0o600)
     _services(machine, services)
     return sorted(services)
 
@@ -60,27 +70,14 @@ def _check(machine: Machine, layer: Layer, policy: Policy) -> None:
         *rules.declaration_faults(name, declares),
         *rules.policy_faults(declares, policy),
         *rules.shadow_faults(name, declares, machine.exists, lambda _mounted: False),
-        *_account_faults(machine, declares),
+        *rules.account_faults(declares, {path: _database(machine, path) for path in (PASSWD, GROUP)}),
     ]
     if faults:
         raise Refused(f"{name}: {faults[0]}")
 
 
-def _accounts(machine: Machine, database: str) -> List[List[str]]:
-    text = machine.read(database, 8 << 20).decode(errors="replace")
-    return [line.split(":") for line in text.splitlines() if line.count(":") >= 3]
-
-
-def _account_faults(machine: Machine, declares: Declares) -> List[str]:
-    """A layer's user takes no name and no number of the base, and neither of a group."""
-    faults: List[str] = []
-    for database in ("/etc/passwd", "/etc/group"):
-        entries = _accounts(machine, database)
-        names, numbers = {e[0] for e in entries}, {e[2] for e in entries}
-        for user in declares.users:
-            if user.name in names or str(user.uid) in numbers:
-                faults.append(f"user {user.name} ({user.uid}): the base's {database} has that name or number")
-    return faults
+def _database(machine: Machine, path: str) -> str:
+    return machine.read(path, 8 << 20).decode(errors="replace")
 
 
 def _unit(machine: Machine, layer: Layer, service: str) -> bytes:
@@ -96,23 +93,62 @@ def _unit(machine: Machine, layer: Layer, service: str) -> bytes:
     return data
 
 
-def _users(machine: Machine, users: Sequence[User]) -> None:
-    """Creates accounts with systemd-sysusers, looks whether they are as declared, and makes their homes."""
-    if not users:
+def _program(machine: Machine, layer: Layer, path: str) -> Dict[str, str]:
+    """A program of the layer that the health check runs, reached without any link."""
+    at = machine.reach(layer.use.name.prefix, path)
+    mode = machine.mode(at)
+    if not stat.S_ISREG(mode) or not mode & stat.S_IXUSR:
+        raise Refused(f"{layer.use.name}: health {path!r:.120}: is not a program of the layer")
+    return {"layer": str(layer.use.name), "program": at}
+
+
+def _accounts(machine: Machine, groups: Sequence[Group], users: Sequence[User]) -> None:
+    """Creates groups and accounts with systemd-sysusers, and looks whether they are as declared."""
+    if not users and not groups:
         return
-    lines = [f'u {u.name} {u.uid} "{u.comment}" {u.home} {u.shell}\n' for u in users]
+    lines = [f"g {g.name} {g.gid}\n" for g in groups]
+    lines += [f'u {u.name} {u.uid} "{u.comment}" {u.home} {u.shell}\n' for u in users]
+    lines += [f"m {u.name} {group}\n" for u in users for group in u.groups]
     machine.replace(SYSUSERS, "".join(lines).encode())
     machine.run(["systemd-sysusers", f"--root={machine.root}", str(machine.path(SYSUSERS))])
-    found = {entry[0]: entry for entry in _accounts(machine, "/etc/passwd")}
+    there = {entry[0]: entry for entry in rules.account_lines(_database(machine, GROUP))}
+    for group in groups:
+        entry = there.get(group.name, [])
+        members = sorted(u.name for u in users if group.name in u.groups)
+        if entry[2:3] != [str(group.gid)] or sorted(filter(None, entry[3].split(","))) != members:
+            raise Refused(f"group {group.name} was made as {':'.join(entry)!r}, not as declared")
+    found = {entry[0]: entry for entry in rules.account_lines(_database(machine, PASSWD))}
     for user in users:
-        entry = found.get(user.name, [])
-        if entry[2:4] != [str(user.uid)] * 2 or entry[5:7] != [user.home, user.shell]:
-            raise Refused(f"user {user.name} was made as {':'.join(entry)!r}, not as declared")
-        if user.home in (f"/home/{user.name}", f"/var/lib/{user.name}"):
-            if machine.exists(user.home) and not stat.S_ISDIR(machine.mode(user.home)):
-                raise Refused(f"user {user.name}: {user.home} is there and is no folder")
-            machine.folder(user.home, 0o700)
-            machine.chown(user.home, user.uid, user.uid)
+        _user(machine, user, found.get(user.name, []))
+
+
+def _user(machine: Machine, user: User, entry: List[str]) -> None:
+    """Refuses an account that was made otherwise than declared; makes its home."""
+    if entry[2:4] != [str(user.uid)] * 2 or entry[5:7] != [user.home, user.shell]:
+        raise Refused(f"user {user.name} was made as {':'.join(entry)!r}, not as declared")
+    if user.home in (f"/home/{user.name}", f"/var/lib/{user.name}"):
+        if machine.exists(user.home) and not stat.S_ISDIR(machine.mode(user.home)):
+            raise Refused(f"user {user.name}: {user.home} is there and is no folder")
+        machine.folder(user.home, 0o700)
+        machine.chown(user.home, user.uid, user.uid)
+
+
+def _cvmfs(machine: Machine, layers: Sequence[Layer]) -> None:
+    """What the CVMFS client reads after its defaults. A shell reads it: every value is quoted, and its pattern
+    has no quote in it."""
+    declared = [layer.manifest.declares.cvmfs for layer in layers if layer.manifest.declares.cvmfs]
+    if not declared:
+        return
+    repositories = dict.fromkeys(name for one in declared for name in one.repositories)
+    lines = ["# What the verified layers declare.\n"]
+    if repositories:
+        lines.append(f"CVMFS_REPOSITORIES='{','.join(repositories)}'\n")
+    for one in declared:
+        if one.http_proxy is not None:
+            lines.append(f"CVMFS_HTTP_PROXY='{one.http_proxy}'\n")
+        if one.quota_mb is not None:
+            lines.append(f"CVMFS_QUOTA_LIMIT='{one.quota_mb}'\n")
+    machine.create(rules.CVMFS, "".join(lines).encode())
 
 
 def _environment(machine: Machine, layers: Sequence[Layer]) -> None:

@@ -39,6 +39,7 @@ def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str
                 "prefix": layer.use.name.prefix,
                 "digest": layer.manifest.digest,
                 "size": layer.manifest.size,
+                "checked": layer.checked,
                 "role": layer.signed.role,
                 "keys": list(layer.signed.keys),
             }

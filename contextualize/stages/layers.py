@@ -1,5 +1,6 @@
 """Stage `layers`: mounts each verified layer read-only, without devices and set-user-ID, on its own prefix.
 
+Where the layer has a hash tree, what is mounted is the device through which the kernel checks it.
 The prefix follows from the layer's name. It must be empty in the base, so that a mount hides nothing. What
 is in the layer is then checked by the very rules that `kiosk layer` applies before it is published.
 """
@@ -10,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Dict, Iterator, Sequence
 
-from contextualize import rules
+from contextualize import rules, verity
 from contextualize.errors import Refused
 from contextualize.machine import Machine
 from contextualize.rules import Entry
@@ -28,10 +29,20 @@ def run(machine: Machine, layers: Sequence[Layer]) -> None:
             raise Refused(f"{layer.use.name}: the base has files below {prefix}, which the layer would hide")
         taken[prefix] = layer
         machine.folder(prefix)
-        machine.mount(machine.disk(layer.use.device), prefix, "squashfs", "ro,nosuid,nodev")
-        fault = next(rules.tree_faults(prefix, _entries(machine, prefix)), None)
+        machine.mount(_device(machine, layer), prefix, "squashfs", "ro,nosuid,nodev")
+        try:
+            fault = next(rules.tree_faults(prefix, _entries(machine, prefix)), None)
+        except OSError as e:
+            raise Refused(f"{layer.use.name}: its files can't be listed: {e.strerror}") from None
         if fault:
             raise Refused(f"{layer.use.name}: {fault}")
+
+
+def _device(machine: Machine, layer: Layer) -> str:
+    if layer.checked != "verity" or layer.manifest.verity is None:
+        return machine.disk(layer.use.device)
+    what = f"{layer.use.name}@{layer.use.version} on the disk {layer.use.device}"
+    return verity.opened(machine, layer.use.device, layer.manifest.verity, what)
 
 
 def _entries(machine: Machine, prefix: str) -> Iterator[Entry]:

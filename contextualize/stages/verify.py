@@ -1,9 +1,14 @@
 """Stage `verify`: that this image and every layer are what their owners signed.
 
-The root of trust is in the image, on its verified root file system. The context disk only brings signed
-metadata and manifests; python-tuf checks signatures, versions and expiry dates. Then the running root
-file system's hash, which the kernel enforces, must be the signed one, and every byte of each layer's disk
-that the manifest covers must give the signed digest.
+The root of trust is in the image, on its verified root file system. The context only brings signed metadata and
+manifests, or says where they are fetched; python-tuf checks signatures, versions and expiry dates. Nothing that was
+revoked (contextualize.floor) runs. The running root file system's hash, which the kernel enforces, must be the signed
+one.
+
+A layer is checked by the kernel wherever its manifest has a hash tree (contextualize.verity), block by block as it
+is read. Its disk is read as a whole first, and must give the signed digest, where there is no tree, and up to WHOLE
+bytes also where there is one. For a large layer that would take most of the boot and add nothing against a hostile
+hypervisor, which can swap bytes after any such check; it only finds damage before a job does.
 """
 
 from __future__ import annotations
@@ -11,32 +16,41 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import BinaryIO, List, Tuple
+from pathlib import Path
+from typing import BinaryIO, List, Optional, Tuple
 
+from contextualize import verity
 from contextualize.context import Context, LayerUse
 from contextualize.errors import Refused
+from contextualize.floor import below_floor
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import LayerManifest, image_manifest, layer_manifest
 from contextualize.rules import squashfs_fault
-from contextualize.stages.context import MOUNT
 from contextualize.trust import Signed, Trust
 
 ROOT = "/usr/lib/kiosk/root.json"
+TUF = f"{PRIVATE}/tuf"
+"""What was verified stays here, so that a later look at the repository can't be shown an older state."""
 CHUNK = 1 << 20
+WHOLE = 64 << 20
+"""The largest layer that is read as a whole although the kernel checks what is read of it."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose manifest and bytes were verified."""
+    """A layer whose manifest was verified, and its bytes: as a whole ("digest"), or by the kernel whenever they are
+    read ("verity")."""
 
     use: LayerUse
     manifest: LayerManifest
     signed: Signed
+    checked: str = "digest"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The image's signature, root hash, and the layers in the context's order; until when that holds."""
+    """The image's signature, root hash, and the layers: the site's first, then the others, both in the context's
+    order; until when that holds."""
 
     image: Signed
     root_hash: str
@@ -45,19 +59,22 @@ class Verified:
     expires: str
 
 
-def run(machine: Machine, context: Context) -> Verified:
-    """Verifies the image and all layers of the context, or refuses."""
-    machine.folder(f"{PRIVATE}/tuf", 0o700)
-    trust = Trust(machine.read(ROOT), machine.path(f"{MOUNT}/kiosk"), machine.path(f"{PRIVATE}/tuf"))
+def run(machine: Machine, context: Context, bundle: Optional[Path]) -> Verified:
+    """Verifies the image and all layers of the context, with the signed metadata of a folder or of the context's
+    repository, or refuses."""
+    machine.folder(TUF, 0o700)
+    trust = Trust(machine.read(ROOT), bundle, context.repository, machine.path(TUF))
     target = f"images/{context.image}/{context.version}.json"
     signed = trust.target(target, "images")
     image = image_manifest(signed.data, target)
     if (image.name, image.version) != (context.image, context.version):
         raise Refused(f"{target} is the manifest of {image.name}@{image.version}")
+    _above_floor(trust, context.image, context.version)
     running = root_hash(machine)
     if running != image.root_hash:
         raise Refused(f"the running root file system has the hash {running}, and {image.root_hash} is signed")
-    layers = tuple([_layer(machine, trust, context, use) for use in context.layers])
+    ordered = sorted(context.layers, key=lambda use: use.name.kind != "site")
+    layers = tuple([_layer(machine, trust, context, use) for use in ordered])
     return Verified(signed, running, layers, trust.root_version, trust.expires)
 
 
@@ -74,21 +91,30 @@ def root_hash(machine: Machine) -> str:
     raise Refused("the root file system is not on dm-verity")
 
 
+def _above_floor(trust: Trust, name: str, version: str) -> None:
+    reason = below_floor(trust, name, version)
+    if reason:
+        raise Refused(reason)
+
+
 def _layer(machine: Machine, trust: Trust, context: Context, use: LayerUse) -> Layer:
     target = use.name.target(use.version)
     signed = trust.target(target, use.name.role)
     manifest = layer_manifest(signed.data, target)
     if (manifest.name, manifest.version) != (use.name, use.version):
         raise Refused(f"{target} is the manifest of {manifest.name}@{manifest.version}")
+    _above_floor(trust, str(use.name), use.version)
     if manifest.prefix != use.name.prefix:
         raise Refused(f"{use.name} asks for the prefix {manifest.prefix:.120}; its own is {use.name.prefix}")
     if context.image not in manifest.images:
         raise Refused(
             f"{use.name}@{use.version} is made for {', '.join(manifest.images)}, not {context.image}"
         )
-    with machine.open_disk(use.device) as disk:
-        _content(disk, manifest, f"{use.name}@{use.version} on the disk {use.device}")
-    return Layer(use, manifest, signed)
+    checked = "verity" if manifest.verity and verity.available(machine) else "digest"
+    if checked == "digest" or manifest.size <= WHOLE:
+        with machine.open_disk(use.device) as disk:
+            _content(disk, manifest, f"{use.name}@{use.version} on the disk {use.device}")
+    return Layer(use, manifest, signed, checked)
 
 
 def _content(disk: BinaryIO, manifest: LayerManifest, what: str) -> None:

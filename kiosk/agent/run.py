@@ -174,11 +174,12 @@ class Run:
         return found
 
     def choice(self, ref: Ref, offered: Sequence[Version]) -> Choice:
-        """The plan for one name, after the signed roll-out. What it may bring hosts back to is kept."""
+        """The plan for one name, after the signed roll-out. What it may bring hosts back to is kept. PolicyError where
+        the plan is a version that was revoked."""
         rolled = self.repository.rollout(ref)
         if rolled is not None and rolled.before is not None:
             self.before.add(with_version(ref, Version.parse(rolled.before)))
-        return choose(
+        chosen = choose(
             offered,
             self.cache.versions(ref),
             self.cache.current(ref),
@@ -186,6 +187,10 @@ class Run:
             self.orders.host,
             prestage=self.orders.prestage,
         )
+        for version in (chosen.target, chosen.stage):
+            if version is not None:
+                self.repository.refuse_revoked(with_version(ref, version))
+        return chosen
 
     # -- doing ----------------------------------------------------------------------------------------
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contextualize import rules, units
-from contextualize.document import LayerName, Policy
+from contextualize import document, rules, units
+from contextualize.document import LayerName
 from contextualize.errors import Refused
 from contextualize.manifest import Declares
 from contextualize.rules import Entry
 from kiosk import clock
-from kiosk.build import layer_image, layer_recipe
+from kiosk.build import layer_image, layer_recipe, layer_verity
 from kiosk.errors import CorruptError, PolicyError, UsageError
 from kiosk.files import fsync_dir, locked, scratch, sha256, write
-from kiosk.model.manifest import Artifact, LayerManifest, LayerPolicy
+from kiosk.model.manifest import Artifact, LayerManifest, LayerPolicy, LayerVerity
 from kiosk.model.names import LayerRef, Version, with_version
 
 IMAGE = "layer.squashfs"
@@ -29,11 +29,13 @@ IMAGE = "layer.squashfs"
 
 @dataclass(frozen=True)
 class Base:
-    """What a layer is checked against: an image's paths (absolute, sorted) and its policy."""
+    """What a layer is checked against: an image's paths (absolute), its policy, and the texts of its /etc/passwd and
+    /etc/group by path where its disk is at hand."""
 
     name: str
     paths: frozenset[str]
     policy: LayerPolicy
+    accounts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,30 @@ class Built:
     size: int
 
 
-def lint(folder: Path) -> list[str]:
-    """All that is wrong with a layer's recipe and files; nothing when it could be built."""
+def lint(folder: Path, bases: Sequence[Base] = ()) -> list[str]:
+    """All that is wrong with a layer's recipe and files, by themselves and against base images; nothing when it could
+    be built and published."""
     recipe = layer_recipe.read(folder)
     entries = {e.path: e for e in layer_image.folder_entries(folder / "files")}
     name, declares = layer_recipe.guest_name(recipe.ref), layer_recipe.guest_declares(recipe.declarations)
-    return list(_faults(name, declares, entries, lambda path: (folder / "files" / path).read_bytes()))
+    faults = list(_faults(name, declares, entries, lambda path: (folder / "files" / path).read_bytes()))
+    for base in bases:
+        faults += _base_faults(name, declares, base)
+    return faults
+
+
+def together(folders: Sequence[Path]) -> list[str]:
+    """What keeps several layers from being on one machine."""
+    recipes = sorted(
+        map(layer_recipe.read, folders), key=lambda r: r.kind != "site"
+    )  # as the guest takes them
+    declared = [
+        (layer_recipe.guest_name(r.ref), layer_recipe.guest_declares(r.declarations)) for r in recipes
+    ]
+    faults = list(rules.conflict_faults(declared))
+    if recipes and not set.intersection(*(set(r.images) for r in recipes)):
+        faults.append(f"{', '.join(r.ref.base for r in recipes)}: no image takes all of them")
+    return faults
 
 
 def build(folder: Path, version: Version | None, built: Path) -> Built:
@@ -71,16 +91,19 @@ def build(folder: Path, version: Version | None, built: Path) -> Built:
             out.mkdir()
             out.chmod(0o755)
             layer_image.make(folder / "files", out / IMAGE)
+            tree = layer_verity.add(out / IMAGE, recipe.ref)
             size = (out / IMAGE).stat().st_size
             artifact = Artifact(file=IMAGE, size=size, digest=sha256(out / IMAGE))
-            write(out / "manifest.json", _manifest(recipe, ref, artifact).to_json())
+            write(out / "manifest.json", _manifest(recipe, ref, artifact, tree).to_json())
             fsync_dir(out)
             out.rename(target)
         fsync_dir(home)
     return Built(ref, target, size)
 
 
-def _manifest(recipe: layer_recipe.LayerRecipe, ref: LayerRef, artifact: Artifact) -> LayerManifest:
+def _manifest(
+    recipe: layer_recipe.LayerRecipe, ref: LayerRef, artifact: Artifact, tree: LayerVerity
+) -> LayerManifest:
     epoch = clock.source_date_epoch()
     return LayerManifest(
         kind=recipe.kind,
@@ -92,6 +115,7 @@ def _manifest(recipe: layer_recipe.LayerRecipe, ref: LayerRef, artifact: Artifac
         prefix=ref.prefix,
         images=recipe.images,
         declares=recipe.declarations,
+        verity=tree,
         artifacts={"layer": artifact},
     )
 
@@ -119,6 +143,7 @@ def check(folder: Path, bases: Sequence[Base]) -> LayerManifest:
     """Opens a built layer again and checks all of it, also against base images; PolicyError when it may not
     be published."""
     manifest, image = read_built(folder), folder / IMAGE
+    layer_verity.check(image, manifest.verity)
     try:
         declares = layer_recipe.guest_declares(manifest.declares)
     except Refused as e:
@@ -157,12 +182,14 @@ def _faults(
 
 
 def _base_faults(name: LayerName, declares: Declares, base: Base) -> Iterator[str]:
-    policy = Policy(base.policy.etc, base.policy.users, base.policy.services, base.policy.environment)
+    policy = document.policy(base.policy.to_json())
 
     def filled(folder: str) -> bool:
         return any(rules.below(path, folder) for path in base.paths)
 
     for fault in rules.policy_faults(declares, policy):
+        yield f"{base.name}: {fault}"
+    for fault in rules.account_faults(declares, base.accounts):
         yield f"{base.name}: {fault}"
     for fault in rules.shadow_faults(name, declares, base.paths.__contains__, filled):
         yield f"{base.name}: {fault}"

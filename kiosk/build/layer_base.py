@@ -7,12 +7,14 @@ among the built ones; at least one of them must be known here, or nothing could 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kiosk.build import built
 from kiosk.build.layer import Base
 from kiosk.config import Settings
+from kiosk.disk.disk import root_volume
+from kiosk.disk.ext4 import Ext4Volume
 from kiosk.errors import NotFoundError
 from kiosk.files import scratch
 from kiosk.model.manifest import ImageManifest
@@ -32,6 +34,18 @@ class Bases:
 
 def bases(settings: Settings, names: Sequence[str]) -> Bases:
     """The images of those names; NotFoundError when none of them is known here."""
+    here = known(settings, names)
+    if not here.found:
+        raise NotFoundError(
+            f"none of the images that the layer is made for is known here: {', '.join(names)}",
+            where=str(settings.home),
+            hint="Build or publish one of them first, so that the layer can be checked against it.",
+        )
+    return here
+
+
+def known(settings: Settings, names: Sequence[str]) -> Bases:
+    """The images of those names, as far as they are known here."""
     found: list[Base] = []
     unknown: list[str] = []
     for name in names:
@@ -41,12 +55,6 @@ def bases(settings: Settings, names: Sequence[str]) -> Bases:
         found += of_name.values()
         if not of_name:
             unknown.append(name)
-    if not found:
-        raise NotFoundError(
-            f"none of the images that the layer is made for is known here: {', '.join(names)}",
-            where=str(settings.home),
-            hint="Build or publish one of them first, so that the layer can be checked against it.",
-        )
     return Bases(tuple(found), tuple(unknown))
 
 
@@ -54,7 +62,22 @@ def newest_built(settings: Settings, name: str) -> Iterator[Base]:
     """The newest built version of an image, if there is one."""
     if found := built.newest(settings, name):
         manifest, folder = found
-        yield _base(manifest, folder / manifest.artifacts["files"].file)
+        base = _base(manifest, folder / manifest.artifacts["files"].file)
+        disk = manifest.artifacts.get("disk")
+        if disk is not None and (folder / disk.file).is_file():
+            base = replace(base, accounts=_accounts(folder / disk.file))
+        yield base
+
+
+def _accounts(disk: Path) -> dict[str, str]:
+    """Who is who on a disk: /etc/passwd and /etc/group, by path."""
+    found: dict[str, str] = {}
+    with root_volume(disk) as volume:
+        for path in ("/etc/passwd", "/etc/group"):
+            node = volume.find(path.encode()) if isinstance(volume, Ext4Volume) else None
+            if node is not None:
+                found[path] = b"".join(volume.read(node)).decode(errors="replace")
+    return found
 
 
 def newest_published(settings: Settings, name: str) -> Iterator[Base]:

@@ -19,7 +19,7 @@ from kiosk import data
 from kiosk.config import Settings, read_toml
 from kiosk.errors import NotFoundError, UsageError
 from kiosk.model.base import Document
-from kiosk.model.manifest import Declarations, EtcFile, User
+from kiosk.model.manifest import Cvmfs, Declarations, EtcFile, FarmSettings, Group, Switch, User
 from kiosk.model.names import LayerKind, LayerRef, Name
 
 FILE = "layer.toml"
@@ -39,6 +39,11 @@ class LayerRecipe(Document):
     users: tuple[User, ...] = ()
     services: tuple[str, ...] = ()
     files: tuple[EtcFile, ...] = ()
+    groups: tuple[Group, ...] = ()
+    cvmfs: Cvmfs | None = None
+    allows: tuple[Switch, ...] = ()
+    health: tuple[str, ...] = ()
+    farms: Annotated[dict[Name, FarmSettings], Field(default_factory=dict)]
 
     @property
     def ref(self) -> LayerRef:
@@ -48,9 +53,7 @@ class LayerRecipe(Document):
     @property
     def declarations(self) -> Declarations:
         """What the layer's manifest will declare."""
-        return Declarations(
-            environment=self.environment, users=self.users, services=self.services, files=self.files
-        )
+        return Declarations(**{name: getattr(self, name) for name in Declarations.model_fields})
 
 
 def folders(settings: Settings) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from kiosk import files
 from kiosk.build.book import Book, Entry
 from kiosk.errors import UsageError
+from kiosk.model.manifest import LayerPolicy
 from kiosk.model.names import NAME
 
 README = """\
@@ -113,7 +114,10 @@ def write(made: Iterable[File]) -> None:
 def _recipe(name: str, entry: Entry) -> str:
     recipe = entry.recipe
     policy = recipe.policy
-    switches = [f"{k} = false" for k in ("users", "services", "environment") if not getattr(policy, k)]
+    kinds = ("users", "services", "environment", "cvmfs")
+    switches = [f"{k} = false" for k in kinds if not getattr(policy, k)]
+    if policy.allows != LayerPolicy().allows:
+        switches.append(f"allows = [{', '.join(map(_text, policy.allows))}]")
     exceptions = [
         f"\n[[exceptions]]\ncheck = {_text(e.check)}\npath = {_text(e.path)}\nreason = {_text(e.reason)}\n"
         for e in recipe.exceptions

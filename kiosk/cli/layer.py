@@ -16,21 +16,51 @@ Recipe = Annotated[
 Passphrase = Annotated[Path | None, typer.Option(help="File that holds the passphrase of the keys.")]
 
 
-def lint(ctx: typer.Context, recipe: Recipe, json: Json = False) -> None:
-    """Check a layer's recipe and files with the very rules that decide in the guest.
+def lint(
+    ctx: typer.Context,
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR|NAME...", help="Layers' folders, or their names in recipes/layers."),
+    ],
+    json: Json = False,
+) -> None:
+    """Check layers' recipes and files with the very rules that decide in the guest.
 
-    Example: `kiosk layer lint example-site`
+    Each is checked by itself and against the images that it is made for, as far as they are built or published here;
+    several are also checked against each other, as layers of one machine. Exit code 10 when something is wrong.
+
+    Example: `kiosk layer lint example-site example-experiment`
     """
-    from kiosk.build import layer, layer_recipe
+    from kiosk.build import layer, layer_base, layer_recipe
 
-    folder = layer_recipe.find(recipe, settings(ctx))
-    faults = layer.lint(folder)
+    folders = [layer_recipe.find(recipe, settings(ctx)) for recipe in recipes]
+    found, unknown = [], []
+    for folder in folders:
+        recipe = layer_recipe.read(folder)
+        known = layer_base.known(settings(ctx), recipe.images)
+        unknown += [name for name in known.unknown if name not in unknown]
+        found.append((recipe.ref.base, folder, layer.lint(folder, known.found), known.unknown))
+    conflicts = layer.together(folders) if len(folders) > 1 else []
     if json:
-        emit({"layer": layer_recipe.read(folder).ref.base, "folder": folder, "faults": faults})
+        emit(
+            {
+                "layers": [
+                    {"layer": name, "folder": folder, "faults": faults, "not_checked_against": missing}
+                    for name, folder, faults, missing in found
+                ],
+                "conflicts": conflicts,
+            }
+        )
+    if len(folders) == 1 and found[0][2]:
+        raise layer.refusal(found[0][2], str(folders[0]))
+    faults = [f"{name}: {fault}" for name, _, some, _ in found for fault in some] + conflicts
     if faults:
-        raise layer.refusal(faults, str(folder))
-    if not json:
-        say(f"{layer_recipe.read(folder).ref.base}: nothing wrong")
+        raise layer.refusal(faults, ", ".join(map(str, folders)))
+    if json:
+        return
+    if unknown:
+        say(f"not checked against {', '.join(unknown)}: neither built nor published here")
+    say(f"{', '.join(name for name, *_ in found)}: nothing wrong")
 
 
 def build(

@@ -20,8 +20,17 @@ from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.cloud.qemu.record import HOSTNAME
 from kiosk.errors import GuestError, PolicyError, UsageError, VerificationError
 from kiosk.model.flavour import Flavour
+from kiosk.model.floor import Floor
 from kiosk.model.manifest import read_manifest
-from kiosk.model.names import ImageRef, LayerRef, Ref, manifest_path, parse_manifest_path
+from kiosk.model.names import (
+    ImageRef,
+    LayerRef,
+    Ref,
+    floor_path,
+    is_floor_path,
+    manifest_path,
+    parse_manifest_path,
+)
 
 MOST_LAYERS = 16
 
@@ -65,6 +74,11 @@ def plan(cache: HostCache, order: Order) -> Plan:
         assert isinstance(ref, LayerRef)
         if ref.base in [other.base for other in layers]:
             raise UsageError(f"the layer {ref.base} is named twice")
+        if same := next((other for other in layers if other.prefix == ref.prefix), None):
+            raise PolicyError(
+                f"the layers {same.base} and {ref.base} would both be mounted at {ref.prefix}",
+                hint="A machine takes one site layer, and one layer of each experiment.",
+            )
         made_for = cache.layer(ref).images
         if made_for and image.name not in made_for:
             raise PolicyError(f"the layer {ref} is made for {', '.join(made_for)}, not for {image.name}")
@@ -125,16 +139,25 @@ def launch(
 
 
 def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle: Path) -> None:
-    """Exports the signed metadata for these versions, which must be the very ones in the cache."""
+    """Exports the signed metadata for these versions, which must be the very ones in the cache. PolicyError when one
+    of them was revoked."""
     from kiosk.trust.bundle import export
 
     export(metadata, [manifest_path(ref) for ref in refs], bundle)
-    signed = {}
+    signed, floors = {}, {}
     for path in sorted((bundle / "targets").rglob("*.json")):
         digest, _, name = path.name.partition(".")
-        ref = parse_manifest_path(str((path.parent / name).relative_to(bundle / "targets")))
-        signed[ref] = read_manifest(path.read_bytes(), where=digest)
+        target = str((path.parent / name).relative_to(bundle / "targets"))
+        if is_floor_path(target):
+            floors[target] = Floor.from_json(path.read_bytes(), where=target)
+        else:
+            signed[parse_manifest_path(target)] = read_manifest(path.read_bytes(), where=digest)
     for ref in refs:
+        floor = floors.get(floor_path(ref))
+        if floor is not None and (fault := floor.fault(ref)) is not None:
+            raise PolicyError(
+                fault, hint=f"`kiosk sync` fetches a newer version of {ref.base}, once there is one."
+            )
         if signed.get(ref) != cache.manifest(ref):
             raise VerificationError(f"{ref} in the host cache is not what is signed", hint=SYNC)
 

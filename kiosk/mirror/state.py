@@ -92,6 +92,8 @@ def read(trusted: TrustedRepository, newest: int | None = None) -> State:
             manifests.append(manifest)
             path = served_target(manifest_path(ref), hashlib.sha256(data).hexdigest())
             targets.append((f"targets/{path}", data))
+    for path, floor in trusted.floors.items():
+        targets.append((f"targets/{served_target(path, hashlib.sha256(floor).hexdigest())}", floor))
     for problem in trusted.problems.values():
         if isinstance(problem, CorruptError | NetworkError):
             raise problem  # the source's trouble: a mirror that has the role must not lose it

@@ -8,9 +8,15 @@ manifest vouches for every byte, wherever the bytes come from.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from kiosk.model.accounts import AccountName
 from kiosk.model.base import Digest, Document, Size
@@ -18,6 +24,9 @@ from kiosk.model.names import ImageRef, LayerKind, LayerRef, Name, Version, Vers
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]{0,400}$")]
+AccountId = Annotated[int, Field(ge=200, le=60000)]
+SystemName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
+Switch = Literal["hooks", "user-data", "root-login"]
 
 
 class Object(Document):
@@ -91,12 +100,15 @@ class Source(Document):
 
 class LayerPolicy(Document):
     """What layers may do to this image: the /etc paths (fnmatch patterns) that they may add files under,
-    and whether they may declare users, services, and environment variables."""
+    and whether they may declare users, services, environment variables, and something for CVMFS. `allows` is what
+    a site's layer may let contexts do."""
 
     etc: tuple[str, ...] = ()
     users: bool = True
     services: bool = True
     environment: bool = True
+    cvmfs: bool = True
+    allows: tuple[Switch, ...] = ("hooks", "user-data", "root-login")
 
 
 class AuditException(Document):
@@ -150,14 +162,42 @@ class ImageManifest(Document):
         return self
 
 
-class User(Document):
-    """An account that a layer declares. It has no password; system accounts stay below 1000."""
+class Sparse(Document):
+    """A document without those of its fields that came later (`LATER`) where they are at their default: guests
+    that don't know them refuse them, and have no need to where nothing is asked of them."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
-    uid: Annotated[int, Field(ge=200, le=60000)]
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        later = [
+            n
+            for n in LATER
+            if n in fields and getattr(self, n) == fields[n].get_default(call_default_factory=True)
+        ]
+        return {k: v for k, v in value.items() if k not in later}
+
+
+LATER = ("groups", "cvmfs", "allows", "health", "farms")
+
+
+class Group(Document):
+    """A group that a layer declares."""
+
+    name: SystemName
+    gid: AccountId
+
+
+class User(Sparse):
+    """An account that a layer declares. It has no password; system accounts stay below 1000. `groups` are groups
+    that the same layer declares."""
+
+    name: SystemName
+    uid: AccountId
     home: GuestPath = "/nonexistent"
     shell: GuestPath = "/usr/sbin/nologin"
     comment: str = ""
+    groups: tuple[SystemName, ...] = ()
 
 
 class EtcFile(Document):
@@ -168,17 +208,50 @@ class EtcFile(Document):
     mode: Literal["0644", "0755"] = "0644"
 
 
-class Declarations(Document):
-    """All that a layer may do besides filling its prefix. `services` are unit files inside the layer."""
+class Cvmfs(Document):
+    """What the CVMFS client is told (as CVMFS_REPOSITORIES, CVMFS_HTTP_PROXY, CVMFS_QUOTA_LIMIT). Only a site says
+    more than repositories."""
+
+    repositories: tuple[str, ...] = ()
+    http_proxy: str | None = None
+    quota_mb: int | None = None
+
+
+class FarmSettings(Document):
+    """A farm that a site's machines may join: the driver, and settings that no context can change."""
+
+    kind: Annotated[str, StringConstraints(pattern=r"^[a-z]{1,20}$")]
+    settings: dict[str, str] = Field({})
+
+
+class Declarations(Sparse):
+    """All that a layer may do besides filling its prefix. `services` are unit files inside the layer, `health`
+    programs inside it that fail where the machine must take no more jobs; `allows` and `farms` are a site's."""
 
     environment: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,60}$")], str] = Field({})
     users: tuple[User, ...] = ()
     services: tuple[str, ...] = ()
     files: tuple[EtcFile, ...] = ()
+    groups: tuple[Group, ...] = ()
+    cvmfs: Cvmfs | None = None
+    allows: tuple[Switch, ...] = ()
+    health: tuple[str, ...] = ()
+    farms: dict[Name, FarmSettings] = Field({})
+
+
+class LayerVerity(Document):
+    """dm-verity over a layer's image: SHA-256, blocks of 4096 bytes, no superblock. The tree stands behind the data,
+    in the same file, from block `hash_start` on."""
+
+    root_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    salt: Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2}){1,32}$")]
+    data_blocks: Annotated[int, Field(ge=2, le=1 << 34)]
+    hash_start: Annotated[int, Field(ge=2, le=1 << 34)]
 
 
 class LayerManifest(Document):
-    """A version of a layer. `artifacts` has `layer`: the read-only SquashFS image."""
+    """A version of a layer. `artifacts` has `layer`: the read-only SquashFS image, with its hash tree behind it
+    where there is `verity`."""
 
     schema_: Literal["kiosk.layer/1"] = Field("kiosk.layer/1", alias="schema")
     kind: LayerKind
@@ -190,6 +263,7 @@ class LayerManifest(Document):
     prefix: GuestPath
     images: tuple[Name, ...]
     declares: Declarations
+    verity: LayerVerity | None = None
     artifacts: dict[FileName, Artifact]
     torrent: Torrent | None = None
 

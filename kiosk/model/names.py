@@ -4,7 +4,8 @@
     site/cern/batch@4                  a site layer    layers/site/cern/batch/4.json
     experiment/atlas/software@2.1      an experiment's layers/experiment/atlas/software/2.1.json
 
-Beside a name's manifests stands `history.json`, once versions of it were withdrawn.
+Beside a name's manifests stands `history.json`, once versions of it were withdrawn, and `floor.json`, once versions
+were revoked.
 
 A name without `@VERSION` means the newest version. Versions are dotted numbers and compare as numbers.
 """
@@ -23,6 +24,7 @@ from kiosk.errors import UsageError
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 HISTORY = "history.json"
+FLOOR = "floor.json"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 VersionText = Annotated[str, StringConstraints(pattern=f"^{VERSION}$")]
 LayerKind = Literal["site", "experiment"]
@@ -165,6 +167,22 @@ def history_path(ref: Ref) -> str:
 def is_history_path(path: str) -> bool:
     """Whether a target path is that of a history, of whatever name."""
     return path.endswith(f"/{HISTORY}")
+
+
+def floor_path(ref: Ref) -> str:
+    """The target path of the version below which a name was revoked."""
+    return f"{ref.folder}{FLOOR}"
+
+
+def is_floor_path(path: str) -> bool:
+    """Whether a target path is that of a floor, of whatever name."""
+    return path.endswith(f"/{FLOOR}")
+
+
+def parse_floor_path(path: str) -> Ref | None:
+    """The image or layer whose floor stands at a target path, or None where it is something else."""
+    found = parse_manifest_path(f"{path.removesuffix(FLOOR)}0.json") if is_floor_path(path) else None
+    return None if found is None else parse_ref(found.base)
 
 
 def parse_manifest_path(path: str) -> Ref | None:

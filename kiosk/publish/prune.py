@@ -107,7 +107,7 @@ def prune(
         papers = [w.manifest for _, history in past for w in history.withdrawn]
         papers += [remembered(m) for _, m in going]
         packs, needed = _needed(settings.repository, choice.kept, papers)
-        rolled_out = {t.file for t, _ in signed.rollouts(repository)}
+        rolled_out = {t.file for t, _ in (*signed.rollouts(repository), *signed.floors(repository))}
         until_now = needed | _needed(settings.repository, going)[1] | {t.file for t, _ in past} | rolled_out
         signatures: Sequence[Signature] = ()
         if choice.given_up and not dry_run:

@@ -19,7 +19,14 @@ from kiosk import clock, files
 from kiosk.config import Settings
 from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent, read_manifest
-from kiosk.model.names import Ref, Version, is_history_path, manifest_path, parse_manifest_path
+from kiosk.model.names import (
+    Ref,
+    Version,
+    is_floor_path,
+    is_history_path,
+    manifest_path,
+    parse_manifest_path,
+)
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
 from kiosk.publish.hash_tree import hash_tree
@@ -289,7 +296,7 @@ def published_indexes(repository: Repository) -> Iterator[Object]:
     """The indexes of all that is published, for a lost memory of known blocks."""
     for role in [r for r in repository.roles() if r != ROLLOUTS]:
         for path, target in repository.role(role).signed.targets.items():
-            if is_history_path(path):
+            if is_history_path(path) or is_floor_path(path):
                 continue
             manifest = read_published(repository, path, target.hashes["sha256"])
             yield from (a.index for a in manifest.artifacts.values() if a.index is not None)

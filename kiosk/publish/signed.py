@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, UsageError
+from kiosk.model.floor import Floor
 from kiosk.model.history import History
 from kiosk.model.manifest import Manifest
-from kiosk.model.names import Ref, is_history_path
+from kiosk.model.names import Ref, floor_path, is_floor_path, is_history_path
 from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.publish.publish import read_published, read_target
 from kiosk.store import inventory
@@ -44,7 +45,18 @@ def manifests(repository: Repository) -> list[tuple[Target, Manifest]]:
     """All manifests that are signed. NotFoundError or CorruptError when one can't be read: then nobody knows
     what is needed."""
     listed = (t for t in targets(repository) if t.role != ROLLOUTS and not is_history_path(t.path))
-    return [(t, read_published(repository, t.path, t.hexdigest)) for t in listed]
+    return [(t, read_published(repository, t.path, t.hexdigest)) for t in listed if not is_floor_path(t.path)]
+
+
+def floors(repository: Repository) -> list[tuple[Target, Floor]]:
+    """All floors that are signed. Errors as for manifests."""
+    listed = (t for t in targets(repository) if is_floor_path(t.path))
+    return [(t, Floor.from_json(read_target(repository, t.path, t.hexdigest), where=t.path)) for t in listed]
+
+
+def floor(repository: Repository, ref: Ref) -> Floor | None:
+    """The floor of an image or layer; None where nothing of it was revoked."""
+    return next((found for target, found in floors(repository) if target.path == floor_path(ref)), None)
 
 
 def histories(repository: Repository) -> list[tuple[Target, History]]:
@@ -96,7 +108,7 @@ def listed(settings: Settings) -> Listed:
     found = Listed([], [], [])
     for target in targets(repository):
         try:
-            if target.role == ROLLOUTS:
+            if target.role == ROLLOUTS or is_floor_path(target.path):
                 read_target(repository, target.path, target.hexdigest)
             elif is_history_path(target.path):
                 found.past.extend(w.manifest for w in read_history(repository, target).withdrawn)

@@ -144,6 +144,7 @@ def one(
     begin = time.monotonic()
     manifest, signed = repository.signed_manifest(ref)
     exact = manifest.ref
+    repository.refuse_revoked(exact)
     current = cache.current(exact)
     assert exact.version is not None
     size = sum(a.size for a in kept_artifacts(manifest))

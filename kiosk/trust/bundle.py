@@ -16,12 +16,14 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
 from kiosk.errors import NotFoundError, VerificationError
 from kiosk.files import write
+from kiosk.model.names import FLOOR
 from kiosk.trust.checkpoint import last_good
 from kiosk.trust.names import served_target
 
 
 def export(metadata_dir: Path, targets: Sequence[str], dest: Path) -> None:
-    """Writes dest/metadata and dest/targets for the target paths `targets` (see kiosk.model.manifest_path).
+    """Writes dest/metadata and dest/targets for the target paths `targets` (see kiosk.model.manifest_path), and the
+    floors that stand beside them.
 
     NotFoundError when a target is not offered (any more) or its manifest was never fetched here.
     """
@@ -48,6 +50,9 @@ def export(metadata_dir: Path, targets: Sequence[str], dest: Path) -> None:
             data = copy_named(good, role, named[f"{role}.json"], dest)
             roles[role] = Metadata[Targets].from_bytes(data).signed
         copy_target(metadata_dir, roles[role], path, dest)
+        floor = f"{path.rpartition('/')[0]}/{FLOOR}"
+        if floor in roles[role].targets:
+            copy_target(metadata_dir, roles[role], floor, dest)
 
 
 def role_for(targets: Targets, path: str) -> str | None:

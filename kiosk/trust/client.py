@@ -20,17 +20,22 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.ngclient import Updater, UpdaterConfig
 
 from kiosk.config import S3Options
-from kiosk.errors import CorruptError, KioskError, NotFoundError, VerificationError
+from kiosk.errors import CorruptError, KioskError, NotFoundError, PolicyError, VerificationError
 from kiosk.files import storage_errors
 from kiosk.log import logger
+from kiosk.model.floor import LARGEST as LARGEST_FLOOR
+from kiosk.model.floor import Floor
 from kiosk.model.history import LARGEST as LARGEST_HISTORY
 from kiosk.model.history import History
 from kiosk.model.manifest import Manifest, read_manifest
 from kiosk.model.names import (
     Ref,
+    floor_path,
     history_path,
+    is_floor_path,
     is_history_path,
     manifest_path,
+    parse_floor_path,
     parse_manifest_path,
     parse_ref,
 )
@@ -44,6 +49,8 @@ log = logger(__name__)
 
 LARGEST_MANIFEST = 4 << 20
 LARGEST_ROLLOUT = 1 << 18
+MOST_FLOORS = 1000
+"""Floors that one role may have: one for each of its names at the most."""
 CONFIG = UpdaterConfig(max_delegations=8, targets_max_length=16 << 20, snapshot_max_length=4 << 20)
 R = TypeVar("R")
 
@@ -63,7 +70,8 @@ class TrustedRepository:
     """A repository read from `url` (see kiosk.place), with what is verified kept in `metadata_dir`.
 
     `root` is the root of trust, needed the first time and kept then. One process at a time may use a
-    `metadata_dir`; the caller holds a lock.
+    `metadata_dir`; the caller holds a lock. `problems` and `floors` (the signed bytes, by target path) are those of
+    the roles that were loaded.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class TrustedRepository:
         self._given = root
         self._updater: Updater | None = None
         self._roles: dict[str, Metadata[Targets]] = {}
+        self.floors: dict[str, bytes] = {}
         self.problems: dict[str, KioskError] = {}
 
     def refresh(self) -> None:
@@ -88,6 +97,7 @@ class TrustedRepository:
             bootstrap = roots.bootstrap(self.metadata_dir, self._given)
             self._updater = None
             self._roles = {}
+            self.floors = {}
             self.problems = {}
             updater = self._verified(lambda: self._refreshed(bootstrap))
             roots.check_given(self.metadata_dir, self._given)
@@ -95,8 +105,9 @@ class TrustedRepository:
             self._updater = updater
 
     def load(self, roles: Iterable[str] | None = None) -> None:
-        """Verifies delegated roles (all when None). A role that does not verify is left out and named in
-        `problems`: one site's mistake must not keep others from their images. Ends with a checkpoint."""
+        """Verifies delegated roles (all when None), and fetches the floors that they list: a machine that is started
+        from the checkpoint with which this ends can be told what was revoked. A role that does not verify is left
+        out and named in `problems`: one site's mistake must not keep others from their images."""
         delegations = self._targets().delegations
         known = dict((delegations.roles if delegations else None) or {})
         for name in known if roles is None else [r for r in dict.fromkeys(roles) if r in known]:
@@ -109,6 +120,8 @@ class TrustedRepository:
                     self._load_role(name, pattern.replace("*", "-"))
                 except KioskError as e:
                     self.problems[name] = e
+            if name in self._roles:
+                self._fetch_floors(name)
         checkpoint.keep(self.metadata_dir, {role.name: role.version for role in self.roles()})
 
     def manifests(self, role: str | None = None) -> list[Ref]:
@@ -120,7 +133,11 @@ class TrustedRepository:
         found: list[Ref] = []
         for name in self._roles if role is None else [r for r in self._roles if r == role]:
             for path, listed in self._roles[name].signed.targets.items():
-                if is_history_path(path) or (name == ROLLOUTS and is_rollout_path(path)):
+                if (
+                    is_history_path(path)
+                    or is_floor_path(path)
+                    or (name == ROLLOUTS and is_rollout_path(path))
+                ):
                     continue
                 ref = parse_manifest_path(path)
                 if ref is None or ref.role != name or updater.get_targetinfo(path) != listed:
@@ -176,6 +193,25 @@ class TrustedRepository:
         if history.name != ref.base:
             raise VerificationError(f"is the history of {history.name}, not of {ref.base}", where=path)
         return history, data
+
+    def floor(self, ref: Ref) -> Floor | None:
+        """Below which version an image or layer was revoked; None where nothing of it was."""
+        self.load([ref.role])
+        if ref.role in self.problems:
+            raise self.problems[ref.role]
+        path = floor_path(ref)
+        if path not in self.floors:
+            return None
+        floor = Floor.from_json(self.floors[path], where=path)
+        if floor.name != ref.base:
+            raise VerificationError(f"is the floor of {floor.name}, not of {ref.base}", where=path)
+        return floor
+
+    def refuse_revoked(self, ref: Ref) -> None:
+        """PolicyError when a version was revoked."""
+        floor = self.floor(ref)
+        if floor is not None and (fault := floor.fault(ref)) is not None:
+            raise PolicyError(fault, where=self._base)
 
     def rollout(self, ref: Ref) -> Rollout | None:
         """The roll-out of an image or layer; None where hosts go by the newest version."""
@@ -271,6 +307,20 @@ class TrustedRepository:
         updater = self._ready()
         self._verified(lambda: updater.get_targetinfo(probe))
         self._roles[name] = Metadata[Targets].from_bytes(self._kept(name))
+
+    def _fetch_floors(self, name: str) -> None:
+        """Has the floors at hand that a role lists and may sign, or leaves the role out."""
+        updater, listed = self._ready(), self._roles[name].signed.targets
+        found = [ref for path in listed if (ref := parse_floor_path(path)) is not None and ref.role == name]
+        try:
+            if len(found) > MOST_FLOORS:
+                raise VerificationError(f"lists more than {MOST_FLOORS} floors", where=name)
+            for path in map(floor_path, found):
+                if self._verified(lambda path=path: updater.get_targetinfo(path)) == listed[path]:  # type: ignore[misc]
+                    self.floors[path] = self._target_bytes(path, listed[path], LARGEST_FLOOR)
+        except KioskError as e:
+            del self._roles[name]
+            self.problems[name] = e
 
     def _target_bytes(self, path: str, target: TargetFile, most: int = LARGEST_MANIFEST) -> bytes:
         """A target's bytes, from what is kept where that is right, else from the repository."""

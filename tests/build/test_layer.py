@@ -114,6 +114,43 @@ def test_lint_tells_all_faults_at_once(recipe: Path) -> None:
     assert not (recipe / "built").exists()
 
 
+def test_the_hash_tree_follows_from_the_image_and_the_name_alone(recipe: Path, tmp_path: Path) -> None:
+    one, two = (layer.build(recipe, None, tmp_path / "built") for _ in range(2))
+    first, second = (layer.read_built(built.folder) for built in (one, two))
+    assert first.verity is not None
+    assert first.verity == second.verity
+    assert first.artifacts["layer"] == second.artifacts["layer"]
+    assert first.artifacts["layer"].size == (first.verity.hash_start + 1) * 4096
+
+
+def test_a_manifest_with_another_hash_tree_is_refused(recipe: Path, tmp_path: Path) -> None:
+    built = layer.build(recipe, None, tmp_path / "built")
+    manifest = json.loads((built.folder / "manifest.json").read_bytes())
+    for key, value in (("root_hash", "0" * 64), ("salt", "00"), ("data_blocks", 3), ("hash_start", 3)):
+        changed = {**manifest, "verity": {**manifest["verity"], key: value}}
+        (built.folder / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(CorruptError, match="hash tree"):
+            layer.check(built.folder, [BASE])
+
+
+def test_a_layer_that_was_built_without_a_hash_tree_is_as_good_as_before(
+    recipe: Path, tmp_path: Path
+) -> None:
+    built = layer.build(recipe, None, tmp_path / "built")
+    manifest = json.loads((built.folder / "manifest.json").read_bytes())
+    del manifest["verity"]
+    (built.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert layer.check(built.folder, [BASE]).verity is None
+
+
+def test_a_layer_that_declares_nothing_new_says_nothing_that_an_older_guest_refuses(
+    recipe: Path, tmp_path: Path
+) -> None:
+    built = layer.build(recipe, None, tmp_path / "built")
+    declares = json.loads((built.folder / "manifest.json").read_bytes())["declares"]
+    assert set(declares) == {"environment", "users", "services", "files"}
+
+
 def test_an_image_that_was_changed_after_it_was_built(recipe: Path, tmp_path: Path) -> None:
     built = layer.build(recipe, None, tmp_path / "built")
     data = bytearray((built.folder / layer.IMAGE).read_bytes())

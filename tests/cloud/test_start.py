@@ -95,6 +95,13 @@ def test_a_layer_made_for_another_image_is_refused(kiosk: Kiosk, cloud: QemuClou
         vm_start.plan(cloud.cache, order("site/a/base", image="other"))
 
 
+def test_two_layers_for_one_folder_are_refused(kiosk: Kiosk, cloud: QemuCloud) -> None:
+    kiosk.layer("site/b")
+    kiosk.sync()
+    with pytest.raises(PolicyError, match="site/a/base and site/b/base would both be mounted at /opt/site"):
+        vm_start.plan(cloud.cache, order("site/a/base", "site/b/base"))
+
+
 def test_current_that_points_out_of_the_cache_is_refused(cloud: QemuCloud) -> None:
     current = cloud.cache.root / "images/worker/current"
     current.unlink()

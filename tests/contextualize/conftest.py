@@ -21,7 +21,8 @@ def guest(tmp_path: Path) -> Guest:
 
 @pytest.fixture
 def squashfs(tmp_path: Path) -> Callable[[Files], bytes]:
-    """Makes a layer's image; a value that begins with `->` is a link, a key that ends with `/` a folder."""
+    """Makes a layer's image; a value that begins with `->` is a link, with `#!` a program; a key that ends
+    with `/` is a folder."""
 
     def make(files: Files) -> bytes:
         number = len(list(tmp_path.glob("layer-*")))
@@ -36,6 +37,7 @@ def squashfs(tmp_path: Path) -> Callable[[Files], bytes]:
                 path.symlink_to(content[2:])
             else:
                 path.write_text(content)
+                path.chmod(0o755 if content.startswith("#!") else 0o644)
         image = tmp_path / f"{number}.squashfs"
         layer_image.make(home, image)
         return image.read_bytes()

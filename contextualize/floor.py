@@ -1,0 +1,62 @@
+"""Floors: below which version of an image or a layer nothing may run any more, signed by those who sign the versions.
+
+A floor stands beside a name's manifests (`floor.json`), and is found wherever they are: whoever hands a guest the
+role's metadata can't keep the floor from it, because the metadata lists it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from contextualize.document import NAME, VERSION, LayerName, read
+from contextualize.errors import Refused
+from contextualize.trust import Trust
+
+SCHEMA = "kiosk.floor/1"
+LINE = r"[^\x00-\x1f\x7f]{1,400}"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Versions of `name` below `below` were revoked, and why."""
+
+    name: str
+    below: str
+    reason: str
+    date: str
+
+
+def floor(data: bytes, where: str) -> Floor:
+    """Reads a floor; Refused when it is not one."""
+    f = read(data, where)
+    f.schema(SCHEMA)
+    found = Floor(
+        f.text("name", rf"{NAME}|{LayerName.PATTERN}"),
+        f.text("below", VERSION),
+        f.text("reason", LINE),
+        f.text("date", LINE),
+    )
+    f.end()
+    return found
+
+
+def below_floor(trust: Trust, name: str, version: str) -> Optional[str]:
+    """Why a version of an image (NAME) or a layer (KIND/OWNER/NAME) may not run any more; None where it may."""
+    folder, role = (
+        (f"layers/{name}", LayerName.parse(name).role) if "/" in name else (f"images/{name}", "images")
+    )
+    signed = trust.optional(f"{folder}/floor.json", role)
+    if signed is None:
+        return None
+    found = floor(signed.data, signed.path)
+    if found.name != name:
+        raise Refused(f"{signed.path} is the floor of {found.name}")
+    if parts(version) >= parts(found.below):
+        return None
+    return f"{name}@{version} was revoked: nothing below {found.below} may run ({found.reason})"
+
+
+def parts(version: str) -> Tuple[int, ...]:
+    """A version as numbers, which compare as versions do."""
+    return tuple(int(part) for part in version.split("."))

@@ -1,0 +1,205 @@
+"""`kiosk revoke`: a floor that is signed, only goes up, and reaches every host and guest."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tuf.api.metadata import Metadata, Targets
+
+from kiosk.agent import config as agent_config
+from kiosk.agent.run import Job, Run
+from kiosk.agent.talk import Alone
+from kiosk.cli.vm_start import make_bundle
+from kiosk.cloud.hostcache import HostCache
+from kiosk.config import Settings
+from kiosk.errors import KioskError, NotFoundError, PolicyError, UsageError
+from kiosk.mirror import mirror
+from kiosk.model.names import Version, parse_floor_path, parse_ref
+from kiosk.publish import signed
+from kiosk.publish.prune import prune
+from kiosk.publish.retention import Rule
+from kiosk.publish.revoke import Revoked, revoke
+from kiosk.trust.bundle import export
+from kiosk.trust.client import TrustedRepository
+from kiosk.trust.signing.keys import Keys
+from kiosk.trust.signing.repository import Repository
+from tests.publish.test_commands import Terminal
+from tests.simulators.published import PASSPHRASE, Kiosk, ask, behind, ready
+
+WHY = "CVE-2026-1234 in openssl"
+
+
+def revoked(kiosk: Kiosk, name: str, below: str, **more: bool) -> Revoked:
+    return revoke(kiosk.settings, parse_ref(name), Version.parse(below), WHY, ask, **more)
+
+
+def current(kiosk: Kiosk) -> tuple[HostCache, Path]:
+    return HostCache(kiosk.hypervisor.host), kiosk.hypervisor.host / "metadata"
+
+
+def test_a_floor_is_signed_by_the_names_own_role(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    done = revoked(kiosk, "worker", "2")
+    assert (done.revoked, done.left) == (("1",), ())
+    assert "images" in [g.role for g in done.signatures]
+    layer = revoked(kiosk, "site/a/base", "2")
+    assert "site-a" in [g.role for g in layer.signatures]
+    repository = Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask)
+    assert signed.floor(repository, parse_ref("worker")) == done.floor
+    assert len(signed.manifests(repository)) > 0
+
+
+def test_a_floor_never_goes_down(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    revoked(kiosk, "worker", "2")
+    assert revoked(kiosk, "worker", "2").already
+    with pytest.raises(PolicyError, match="a floor never goes down"):
+        revoked(kiosk, "worker", "1")
+    assert revoked(kiosk, "worker", "3").floor.below == "3"
+
+
+def test_a_dry_run_signs_nothing(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    before = (kiosk.settings.repository / "metadata/timestamp.json").read_bytes()
+    assert revoked(kiosk, "worker", "2", dry_run=True).revoked == ("1",)
+    assert (kiosk.settings.repository / "metadata/timestamp.json").read_bytes() == before
+
+
+def test_what_can_not_be_revoked(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    with pytest.raises(NotFoundError):
+        revoked(kiosk, "nothing", "2")
+    with pytest.raises(UsageError, match="is one version"):
+        revoked(kiosk, "worker@1", "2")
+    with pytest.raises(UsageError, match="reason"):
+        revoke(kiosk.settings, parse_ref("worker"), Version.parse("2"), "two\nlines", ask)
+
+
+def test_a_host_does_not_start_what_was_revoked(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path / "k")
+    kiosk.sync()
+    revoked(kiosk, "worker", "2")
+    synced = kiosk.sync()
+    assert isinstance(synced.failure, PolicyError)
+    worker = next(r for r in synced.results if r.name == "worker")
+    assert worker.error == f"worker@1 was revoked: nothing below 2 may run ({WHY})"
+    cache, metadata = current(kiosk)
+    with pytest.raises(PolicyError, match="worker@1 was revoked: nothing below 2 may run"):
+        make_bundle(cache, metadata, (parse_ref("worker@1"),), tmp_path / "bundle")
+
+
+def test_a_version_above_the_floor_is_started_and_its_guest_told_of_the_floor(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    assert kiosk.sync().failure is None
+    cache, metadata = current(kiosk)
+    make_bundle(cache, metadata, (parse_ref("worker@2"),), tmp_path / "bundle")
+    (floor,) = (tmp_path / "bundle/targets/images/worker").glob("*.floor.json")
+    assert json.loads(floor.read_bytes())["below"] == "2"
+    guest = TrustedRepository(tmp_path / "guest", tmp_path / "bundle", kiosk.root.read_bytes())
+    with pytest.raises(PolicyError, match="worker@1 was revoked"):
+        guest.refuse_revoked(parse_ref("worker@1"))
+    guest.refuse_revoked(parse_ref("worker@2"))
+
+
+def test_a_host_that_has_verified_the_list_has_its_floors_too(tmp_path: Path) -> None:
+    """Another name is synced; what is here already must not become impossible to start by that."""
+    kiosk = behind(tmp_path / "k")
+    kiosk.sync()
+    revoked(kiosk, "worker", "2")
+    kiosk.sync("site/a/base")
+    _, metadata = current(kiosk)
+    export(metadata, ["images/worker/2.json"], tmp_path / "bundle")
+    assert list((tmp_path / "bundle/targets/images/worker").glob("*.floor.json"))
+
+
+@pytest.mark.parametrize("path", ["../../../x/floor.json", "images/../x/floor.json", "images/a/b/floor.json"])
+def test_a_path_that_leads_elsewhere_is_no_floors(path: str) -> None:
+    assert parse_floor_path(path) is None
+
+
+def test_another_roles_floor_stops_nothing(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path / "k")
+    repository = Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask)
+    floor = revoked(kiosk, "site/a/base", "9", dry_run=True).floor.model_copy(update={"name": "worker"})
+    with repository.locked():
+        repository.publish({"site-a": {"images/worker/floor.json": floor.to_json()}})
+    synced = kiosk.sync()
+    worker = next(r for r in synced.results if r.name == "worker")
+    assert worker.state in ("fetched", "current")
+    listed: Metadata[Targets] = repository.role("site-a")
+    assert "images/worker/floor.json" in listed.signed.targets
+
+
+def test_the_rest_of_the_repository_goes_on_with_floors_in_it(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    found = signed.listed(kiosk.settings)
+    assert found.wrong == []
+    trusted = TrustedRepository(tmp_path / "m", kiosk.settings.repository, kiosk.root.read_bytes())
+    assert all(ref.version is not None for ref in trusted.manifests())
+    assert trusted.problems == {}
+
+
+def test_a_floor_that_can_not_be_fetched_leaves_its_role_out(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    (file,) = (kiosk.settings.repository / "targets/images/worker").glob("*.floor.json")
+    file.unlink()
+    trusted = TrustedRepository(tmp_path / "m", kiosk.settings.repository, kiosk.root.read_bytes())
+    trusted.load()
+    assert isinstance(trusted.problems["images"], KioskError)
+
+
+def test_pruning_keeps_the_floor_and_what_it_keeps_still_verifies(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    pruned = prune(kiosk.settings, ask, Rule(1, None), grace=timedelta(0))
+    assert "worker@1" in pruned.withdrawn
+    trusted = TrustedRepository(tmp_path / "m", kiosk.settings.repository, kiosk.root.read_bytes())
+    floor = trusted.floor(parse_ref("worker"))
+    assert floor is not None
+    assert floor.below == "2"
+
+
+def test_a_mirror_has_the_floors_too(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    owner = Settings(home=tmp_path / "owner")
+    mirror(owner, kiosk.settings.repository, str(tmp_path / "mirror"), root=kiosk.root.read_bytes())
+    trusted = TrustedRepository(tmp_path / "m", tmp_path / "mirror", kiosk.root.read_bytes())
+    assert trusted.floor(parse_ref("worker")) == signed.floor(
+        Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask), parse_ref("worker")
+    )
+
+
+def test_the_agent_leaves_what_is_current_where_the_newest_was_revoked(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "3")
+    (tmp_path / "agent.toml").write_text('images = ["worker"]\n')
+    settings = kiosk.hypervisor.model_copy(update={"url": str(kiosk.settings.repository)})
+    orders = agent_config.read(settings, tmp_path / "agent.toml")
+    report = Run(Job(orders, pushed=("*",)), Alone()).run()
+    assert isinstance(report.failure, PolicyError)
+    assert "worker@2 was revoked" in str(report.failure)
+    assert HostCache(kiosk.hypervisor.host).resolve(parse_ref("worker")) == parse_ref("worker@1")
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kiosk = behind(tmp_path / "k")
+    (tmp_path / "passphrase").write_bytes(PASSPHRASE)
+    terminal = Terminal(monkeypatch, capsys, kiosk.settings.home)
+    terminal.set("KIOSK_PASSPHRASE_FILE", tmp_path / "passphrase")
+    words = ("revoke", "worker", "--reason", WHY, "--below")
+    assert terminal.run(*words, "2", "--dry-run")[1] == "Would sign: the floor of worker at 2 revokes 1.\n"
+    done = terminal.json(*words, "2", "--json")
+    assert (done["floor"]["below"], done["revoked"], done["left"]) == ("2", ["1"], ["2"])
+    code, _, err = terminal.run(*words, "1")
+    assert code == 10
+    assert "a floor never goes down" in err
+    assert terminal.run(*words, "two")[0] == 2
