@@ -42,9 +42,11 @@ def boot(machine: Machine, reporter: Reporter) -> int:
         _stages(machine, reporter, stage)
     except Refused as e:
         print(f"failed in {stage.stage}: {e.reason}", flush=True)
+        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
         reporter.failed(stage.stage, e.reason)
         return 1
     except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
+        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
         reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
         raise
     return 0
@@ -66,8 +68,6 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
     with stage("attest"):
-        left = max(1, round(found.context.life.drains(found.context.node_id) - machine.uptime()))
-        machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
         attestation = attest.run(machine, found, verified, stage.seconds)
         apply.start(machine, services)
     stage.stage = "report"

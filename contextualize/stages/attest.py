@@ -1,27 +1,46 @@
 """Stage `attest`: writes down, for jobs and people, what this machine is and how that was verified.
 
 /run/kiosk/attestation.json can be read by everybody and changed by root only. It says nothing that was
-not verified in this boot, and holds no secret.
+not verified in this boot, and holds no secret. When the machine drains and stops is in it as planned;
+/run/kiosk/life.json says what is true now. From here on the machine's life is timed: at its age it drains,
+and some minutes after the last moment of that drain it stops, whatever became of it.
 """
 
 from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any, Dict, Mapping
+from types import MappingProxyType
+from typing import Any, Dict, Mapping, Sequence
 
-from contextualize.context import Context
+from contextualize import features
+from contextualize.life import plan as plans
+from contextualize.life import requests, state
+from contextualize.life.plan import Plan
 from contextualize.machine import Machine
 from contextualize.stages.context import Found
 from contextualize.stages.verify import Verified
 
 ATTESTATION = "/run/kiosk/attestation.json"
 SCHEMA = "kiosk.attestation/1"
+STOP = "kiosk-stop.service"
+SLACK = 300
+"""Seconds that a drain has, after its last moment, to leave the farm."""
 
 
-def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str, float]) -> Dict[str, Any]:
-    """Writes the attestation and returns it."""
+def run(
+    machine: Machine,
+    found: Found,
+    verified: Verified,
+    seconds: Mapping[str, float],
+    switched_on: Sequence[str] = (),
+    floors: Mapping[str, str] = MappingProxyType({}),
+) -> Dict[str, Any]:
+    """Writes the attestation and returns it. `switched_on` is what the context used of what a site layer allows;
+    `floors` are the signed versions, by image or layer, below which nothing may run."""
     context, now = found.context, machine.now()
+    plan = _plan(found, verified)
+    farm = context.farm
     attestation = {
         "schema": SCHEMA,
         "node": {"id": context.node_id, "name": context.node_name},
@@ -29,6 +48,7 @@ def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str
             "name": context.image,
             "version": context.version,
             "root_hash": verified.root_hash,
+            "verified": "dm-verity, enforced by the kernel",
             "role": verified.image.role,
             "keys": list(verified.image.keys),
         },
@@ -39,6 +59,7 @@ def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str
                 "prefix": layer.use.name.prefix,
                 "digest": layer.manifest.digest,
                 "size": layer.manifest.size,
+                "verified": "the digest of all its bytes",
                 "role": layer.signed.role,
                 "keys": list(layer.signed.keys),
             }
@@ -52,19 +73,59 @@ def run(machine: Machine, found: Found, verified: Verified, seconds: Mapping[str
             "root_version": verified.root_version,
             "metadata_expires": verified.expires,
         },
+        "floors": dict(floors),
+        "switched_on": list(dict.fromkeys(switched_on)),
+        "farm": {"kind": farm.kind, "name": farm.name} if farm else None,
         "scratch": context.scratch.mount if context.scratch else None,
         "ready": stamp(now),
-        "stops": stamp(stops(machine, context)),
+        "drains": stamp(now + timedelta(seconds=plan.drains - machine.uptime())),
+        "stops": stamp(now + timedelta(seconds=plan.stops - machine.uptime())),
         "boot_seconds": round(machine.uptime(), 2),
         "stage_seconds": {stage: round(took, 3) for stage, took in seconds.items()},
     }
+    plans.write(machine, plan)
+    features.machine_features(machine, plan.patience)
+    state.publish(machine, plan)
     machine.replace(ATTESTATION, (json.dumps(attestation, indent=2) + "\n").encode())
+    _timer(machine, requests.SERVICE, plan.drains)
+    _timer(machine, STOP, plan.stops + SLACK)
     return attestation
 
 
-def stops(machine: Machine, context: Context) -> datetime:
-    """When the machine begins to drain: its age counts from the start of its kernel."""
-    return machine.now() + timedelta(seconds=context.life.drains(context.node_id) - machine.uptime())
+def _plan(found: Found, verified: Verified) -> Plan:
+    """What the machine's later life goes by."""
+    context = found.context
+    users = {
+        str(layer.use.name): layer.manifest.declares.users[0].name
+        for layer in verified.layers
+        if layer.use.name.kind == "experiment" and layer.manifest.declares.users
+    }
+    return Plan(
+        node_id=context.node_id,
+        image=context.image,
+        version=context.version,
+        layers=tuple((layer.use.name, layer.use.version) for layer in verified.layers),
+        source=found.source,
+        drains=context.life.drains(context.node_id),
+        patience=context.life.drain,
+        repository=context.repository,
+        scratch=context.scratch.mount if context.scratch else None,
+        users=users,
+    )
+
+
+def _timer(machine: Machine, service: str, uptime: int) -> None:
+    """Has systemd start a service at an uptime."""
+    left = max(1, round(uptime - machine.uptime()))
+    machine.run(
+        [
+            "systemd-run",
+            "--quiet",
+            f"--on-active={left}",
+            "--timer-property=AccuracySec=1s",
+            f"--unit={service}",
+        ]
+    )
 
 
 def stamp(time: datetime) -> str:

@@ -73,8 +73,12 @@ def test_the_attestation_says_what_was_verified_and_by_whose_key(guest: Guest, s
         ("site/example/base", "site-example", [keys["site-example"]]),
         ("experiment/demo/software", "experiment-demo", [keys["experiment-demo"]]),
     ]
-    assert attestation["stops"] > attestation["ready"]
-    assert ("systemd-run", "--quiet", "--on-active=3588", "--unit=kiosk-stop.service") in guest.machine.asked
+    assert attestation["stops"] > attestation["drains"] > attestation["ready"]
+    timers = [words[2::2] for words in guest.machine.asked if words[0] == "systemd-run"]
+    assert timers == [
+        ("--on-active=3588", "--unit=kiosk-drain.service"),
+        ("--on-active=90288", "--unit=kiosk-stop.service"),
+    ]
     assert guest.reports()[-1]["attestation"] == attestation
     assert stat.S_IMODE((guest.root / "run/kiosk/attestation.json").stat().st_mode) == 0o644
     assert stat.S_IMODE((guest.root / "run/kiosk/private").stat().st_mode) == 0o700
