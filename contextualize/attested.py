@@ -20,7 +20,7 @@ LIMIT = 4096
 """The most characters of all requirements together."""
 NAMES = {
     "image": NAME,
-    "layer": rf"(?:(?:site|experiment)/)?{NAME}/{NAME}",
+    "layer": rf"(?:(?:site|experiment)/{NAME}|(?!(?:site|experiment)/){NAME})/{NAME}",
     "site": rf"{NAME}(?:/{NAME})?",
     "farm": NAME,
     "without": r"[a-z][a-z-]{0,40}",

@@ -30,7 +30,7 @@ class Line(Document):
     stage: Annotated[str, StringConstraints(max_length=200)] | None = None
     reason: Annotated[str, StringConstraints(max_length=20_000)] | None = None
     attestation: dict[str, JsonValue] | None = None
-    jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    jobs: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def test_at_its_age_a_node_drains_powers_off_and_says_why(farm: Farm) -> None:
 
 def test_ordinary_users_ask_a_node_what_it_is_and_the_hypervisor_has_it_drain(farm: Farm) -> None:
     def run(*command: str) -> str:
-        return farm.kiosk("hypervisor", "vm", "exec", "asked", "--", "runuser", "-u", "nobody", "--", *command)
+        return farm.kiosk(
+            "hypervisor", "vm", "exec", "asked", "--", "runuser", "-u", "nobody", "--", *command
+        )
 
     version = farm.image().version
     with node(farm, "asked", "24h"):
@@ -73,10 +75,11 @@ def test_ordinary_users_ask_a_node_what_it_is_and_the_hypervisor_has_it_drain(fa
             run("kiosk-drain", "not for everybody")
         quiet = farm.kiosk("hypervisor", "vm", "exec", "asked", "--", "sh", "-c",
                            "systemctl start kiosk-watch kiosk-health && sleep 5 && "
-                           "systemctl is-failed kiosk-watch kiosk-health; journalctl -b -u 'kiosk-*' -o cat")  # fmt: skip
+                           "systemctl is-failed kiosk-watch kiosk-health; "
+                           "journalctl -b -u 'kiosk-*' -o cat")  # fmt: skip
         assert "nothing changes" not in quiet and "failed (" not in quiet, quiet
 
-        words = ["vm", "drain", "asked", "--reason", "it's \"new\" $kernel", "--wait", "--timeout", "120s"]
+        words = ["vm", "drain", "asked", "--reason", 'it\'s "new" $kernel', "--wait", "--timeout", "120s"]
         assert 'stopped: it\'s "new" $kernel' in farm.kiosk("hypervisor", *words)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
 import subprocess
@@ -147,7 +146,7 @@ def test_at_its_age_it_drains_because_of_its_age(node: Make) -> None:
     assert one.drain() == 0
     assert str(one.reports()[0]["reason"]).startswith("its age: 1000 s")
     one = node(drains=DAY)
-    os.unlink(one.machine.path(state.STATE))
+    one.machine.path(state.STATE).unlink()
     assert one.drain() == 0
     assert "systemctl start kiosk-drain" in str(one.reports()[-1]["reason"])
 
