@@ -69,6 +69,6 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
             scratch.run(machine, found.context.scratch)
     with stage("attest"):
         attestation = attest.run(machine, found, verified, stage.seconds)
-        apply.start(machine, services)
+        apply.start(machine, [*attest.TIMERS, *services])
     stage.stage = "report"
     reporter.ready(attestation)

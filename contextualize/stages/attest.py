@@ -15,15 +15,27 @@ from typing import Any, Dict, Mapping, Sequence
 
 from contextualize import features
 from contextualize.life import plan as plans
-from contextualize.life import requests, state
+from contextualize.life import state
 from contextualize.life.plan import Plan
 from contextualize.machine import Machine
+from contextualize.stages.apply import UNITS
 from contextualize.stages.context import Found
 from contextualize.stages.verify import Verified
 
 ATTESTATION = "/run/kiosk/attestation.json"
 SCHEMA = "kiosk.attestation/1"
-STOP = "kiosk-stop.service"
+TIMERS = ("kiosk-drain.timer", "kiosk-stop.timer")
+"""What times the machine's life, to be started once the attestation is written."""
+TIMER = """[Unit]
+Description=kiosk: the end of this machine's life
+DefaultDependencies=no
+Conflicts=shutdown.target
+Before=shutdown.target
+
+[Timer]
+OnActiveSec={seconds}
+AccuracySec=1s
+"""
 SLACK = 300
 """Seconds that a drain has, after its last moment, to leave the farm."""
 
@@ -87,8 +99,8 @@ def run(
     features.machine_features(machine, plan.patience)
     state.publish(machine, plan)
     machine.replace(ATTESTATION, (json.dumps(attestation, indent=2) + "\n").encode())
-    _timer(machine, requests.SERVICE, plan.drains)
-    _timer(machine, STOP, plan.stops + SLACK)
+    _timer(machine, TIMERS[0], plan.drains)
+    _timer(machine, TIMERS[1], plan.stops + SLACK)
     return attestation
 
 
@@ -114,18 +126,11 @@ def _plan(found: Found, verified: Verified) -> Plan:
     )
 
 
-def _timer(machine: Machine, service: str, uptime: int) -> None:
-    """Has systemd start a service at an uptime."""
+def _timer(machine: Machine, name: str, uptime: int) -> None:
+    """Writes a timer that starts the service of its name at an uptime; it is started with the layers' services, as
+    each call of systemctl takes a noticeable part of a boot."""
     left = max(1, round(uptime - machine.uptime()))
-    machine.run(
-        [
-            "systemd-run",
-            "--quiet",
-            f"--on-active={left}",
-            "--timer-property=AccuracySec=1s",
-            f"--unit={service}",
-        ]
-    )
+    machine.replace(f"{UNITS}/{name}", TIMER.format(seconds=left).encode())
 
 
 def stamp(time: datetime) -> str:

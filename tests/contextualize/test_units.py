@@ -6,13 +6,17 @@ import subprocess
 from pathlib import Path
 
 import contextualize
+from contextualize.stages import attest
 
 CODE = Path(contextualize.__file__).parent
 
 
-def test_systemd_knows_every_word_of_our_units() -> None:
+def test_systemd_knows_every_word_of_our_units(tmp_path: Path) -> None:
+    timers = [tmp_path / name for name in attest.TIMERS]
+    for timer in timers:
+        timer.write_text(attest.TIMER.format(seconds=86400))
     units = sorted(p for p in (CODE / "systemd").iterdir() if p.suffix in (".service", ".timer", ".target"))
-    words = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, units)]
+    words = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, [*units, *timers])]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
