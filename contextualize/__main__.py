@@ -1,23 +1,76 @@
-"""`python3 -m contextualize` boots; `python3 -m contextualize stop REASON` says that the machine stops."""
+"""`python3 -m contextualize` boots. With a word it does what belongs to the life of a machine that is ready:
+
+drain [REASON]   drains and powers off (kiosk-drain.service)
+ask REASON       asks for a drain; `-` reads the reason from standard input
+watch, health    look once whether there is a reason to drain
+leave            the machine is being shut down: says so, and takes it off its farm
+stop REASON      says that the machine stops
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import List
+from typing import TYPE_CHECKING, List, Optional
 
-from contextualize.boot import boot
+from contextualize.errors import Refused
 from contextualize.machine import Machine
 from contextualize.stages.report import Reporter
+
+if TYPE_CHECKING:
+    from contextualize.life.drain import Member
 
 
 def main(words: List[str]) -> int:
     """Does what the words say; its status is the program's."""
     machine = Machine()
     reporter = Reporter(machine)
-    if words[:1] == ["stop"]:
-        reporter.stopping(" ".join(words[1:]) or "asked to")
+    if not words:
+        from contextualize.boot import boot
+
+        return boot(machine, reporter)
+    try:
+        return _life(machine, reporter, words[0], " ".join(words[1:]))
+    except Refused as e:
+        print(f"kiosk: {e.reason}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _life(machine: Machine, reporter: Reporter, verb: str, rest: str) -> int:
+    if verb == "stop":
+        reporter.stopping(rest or "asked to")
         return 0
-    return boot(machine, reporter)
+    if verb in ("drain", "leave"):
+        from contextualize.life import drain
+
+        if verb == "leave":
+            return drain.leave(machine, reporter, member)
+        return drain.Drain(machine, reporter, member).run(rest or None)
+    if verb == "ask":
+        from contextualize.life import requests
+
+        requests.ask(machine, sys.stdin.read(4096) if rest == "-" else rest)
+        return 0
+    if verb == "watch":
+        from contextualize.life import watch
+
+        return watch.run(machine)
+    if verb == "health":
+        from contextualize.life import health
+
+        return health.run(machine)
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+def member(machine: Machine) -> Optional[Member]:
+    """The machine's place in its farm, or None where it has joined none."""
+    try:
+        farm = importlib.import_module("contextualize.farm.member")
+    except ModuleNotFoundError:
+        return None
+    found: Optional[Member] = farm.load(machine)
+    return found
 
 
 if __name__ == "__main__":

@@ -55,9 +55,11 @@ def boot(machine: Machine, reporter: Reporter) -> int:
         _stages(machine, reporter, stage)
     except Refused as e:
         print(f"failed in {stage.stage}: {e.reason}", flush=True)
+        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
         reporter.failed(stage.stage, e.reason)
         return 1
     except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
+        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
         reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
         raise
     return 0
@@ -88,10 +90,8 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         with stage("hooks"):
             switched_on += hooks.prolog(machine, found, allowed)
     with stage("attest"):
-        left = max(1, round(found.context.life.drains(found.context.node_id) - machine.uptime()))
-        machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
-        attestation = attest.run(machine, found, verified, stage.seconds)
-        apply.start(machine, services)
+        attestation = attest.run(machine, found, verified, stage.seconds, switched_on)
+        apply.start(machine, [*attest.TIMERS, *services])
     if found.context.hooks.epilog is not None:
         with stage("hooks"):
             hooks.epilog(machine, found)

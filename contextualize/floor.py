@@ -41,8 +41,8 @@ def floor(data: bytes, where: str) -> Floor:
     return found
 
 
-def below_floor(trust: Trust, name: str, version: str) -> Optional[str]:
-    """Why a version of an image (NAME) or a layer (KIND/OWNER/NAME) may not run any more; None where it may."""
+def floor_of(trust: Trust, name: str) -> Optional[Floor]:
+    """The signed floor of an image (NAME) or a layer (KIND/OWNER/NAME); None where it has none."""
     folder, role = (
         (f"layers/{name}", LayerName.parse(name).role) if "/" in name else (f"images/{name}", "images")
     )
@@ -52,9 +52,14 @@ def below_floor(trust: Trust, name: str, version: str) -> Optional[str]:
     found = floor(signed.data, signed.path)
     if found.name != name:
         raise Refused(f"{signed.path} is the floor of {found.name}")
-    if parts(version) >= parts(found.below):
+    return found
+
+
+def below_floor(floor: Optional[Floor], name: str, version: str) -> Optional[str]:
+    """Why a version may not run any more; None where it may."""
+    if floor is None or parts(version) >= parts(floor.below):
         return None
-    return f"{name}@{version} was revoked: nothing below {found.below} may run ({found.reason})"
+    return f"{name}@{version} was revoked: nothing below {floor.below} may run ({floor.reason})"
 
 
 def parts(version: str) -> Tuple[int, ...]:

@@ -214,3 +214,11 @@ class Machine:
     def uptime(self) -> float:
         """Seconds since the kernel started."""
         return float(self.read("/proc/uptime").split()[0])
+
+    def clock(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass."""
+        time.sleep(seconds)

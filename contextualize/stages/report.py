@@ -44,6 +44,13 @@ class Reporter:
         reason = plain(reason)
         self._send({"state": "failed", "stage": stage, "reason": reason}, f"failed in {stage}: {reason}")
 
+    def draining(self, reason: str, jobs: Optional[int]) -> None:
+        """The machine takes no new jobs, and stops when those that run here (None: nobody knows) have ended."""
+        reason = plain(reason)
+        known = {} if jobs is None else {"jobs": jobs}
+        words = f"draining: {reason}" if jobs is None else f"draining, {jobs} jobs left: {reason}"
+        self._send({"state": "draining", "reason": reason, **known}, words)
+
     def stopping(self, reason: str) -> None:
         """The machine is about to stop in good order."""
         self._send({"state": "stopping", "reason": plain(reason)}, f"stopping: {plain(reason)}")

@@ -17,12 +17,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, List, Optional, Tuple
+from typing import BinaryIO, Dict, List, Optional, Tuple
 
 from contextualize import verity
 from contextualize.context import Context, LayerUse
 from contextualize.errors import Refused
-from contextualize.floor import below_floor
+from contextualize.floor import Floor, below_floor, floor_of
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import LayerManifest, image_manifest, layer_manifest
 from contextualize.rules import squashfs_fault
@@ -57,6 +57,8 @@ class Verified:
     layers: Tuple[Layer, ...]
     root_version: int
     expires: str
+    floors: Dict[str, str]
+    """The signed floors of those that have one: image or layer, and the version below which nothing may run."""
 
 
 def run(machine: Machine, context: Context, bundle: Optional[Path]) -> Verified:
@@ -69,13 +71,15 @@ def run(machine: Machine, context: Context, bundle: Optional[Path]) -> Verified:
     image = image_manifest(signed.data, target)
     if (image.name, image.version) != (context.image, context.version):
         raise Refused(f"{target} is the manifest of {image.name}@{image.version}")
-    _above_floor(trust, context.image, context.version)
+    floors = [_above_floor(trust, context.image, context.version)]
     running = root_hash(machine)
     if running != image.root_hash:
         raise Refused(f"the running root file system has the hash {running}, and {image.root_hash} is signed")
     ordered = sorted(context.layers, key=lambda use: use.name.kind != "site")
     layers = tuple([_layer(machine, trust, context, use) for use in ordered])
-    return Verified(signed, running, layers, trust.root_version, trust.expires)
+    floors += [_above_floor(trust, str(use.name), use.version) for use in ordered]
+    known = {floor.name: floor.below for floor in floors if floor}
+    return Verified(signed, running, layers, trust.root_version, trust.expires, known)
 
 
 def root_hash(machine: Machine) -> str:
@@ -91,10 +95,13 @@ def root_hash(machine: Machine) -> str:
     raise Refused("the root file system is not on dm-verity")
 
 
-def _above_floor(trust: Trust, name: str, version: str) -> None:
-    reason = below_floor(trust, name, version)
+def _above_floor(trust: Trust, name: str, version: str) -> Optional[Floor]:
+    """The floor of an image or a layer, which this version is not below."""
+    floor = floor_of(trust, name)
+    reason = below_floor(floor, name, version)
     if reason:
         raise Refused(reason)
+    return floor
 
 
 def _layer(machine: Machine, trust: Trust, context: Context, use: LayerUse) -> Layer:
@@ -103,7 +110,6 @@ def _layer(machine: Machine, trust: Trust, context: Context, use: LayerUse) -> L
     manifest = layer_manifest(signed.data, target)
     if (manifest.name, manifest.version) != (use.name, use.version):
         raise Refused(f"{target} is the manifest of {manifest.name}@{manifest.version}")
-    _above_floor(trust, str(use.name), use.version)
     if manifest.prefix != use.name.prefix:
         raise Refused(f"{use.name} asks for the prefix {manifest.prefix:.120}; its own is {use.name.prefix}")
     if context.image not in manifest.images:

@@ -24,13 +24,14 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def register(root: typer.Typer) -> None:
     """Adds the group `vm`."""
-    group = app("VMs on this host: start, list, stop, console, exec, report.")
+    group = app("VMs on this host: start, list, drain, stop, console, exec, report.")
     root.add_typer(group, name="vm")
     group.command("flavours")(flavours)
     group.command("start")(start)
     group.command("list")(list_)
     group.command("show")(show)
     group.command("report")(report)
+    group.command("drain")(drain)
     group.command("stop")(stop)
     group.command("console")(console)
     group.command("exec", context_settings={"ignore_unknown_options": True})(execute)
@@ -177,7 +178,8 @@ def facts(state: VmState) -> dict[str, object]:
     return {
         "id": state.id, "name": state.name, "image": state.image, "layers": state.layers,
         "flavour": state.flavour, "state": state.phase, "stage": state.stage, "reason": state.reason,
-        "created": state.created, "age": int((clock.now() - state.created).total_seconds()), "uuid": state.uuid,
+        "jobs": state.jobs, "created": state.created,
+        "age": int((clock.now() - state.created).total_seconds()), "uuid": state.uuid,
     }  # fmt: skip
 
 
@@ -202,6 +204,8 @@ def list_(ctx: typer.Context, json: Json = False) -> None:
     for state in found:
         f = facts(state)
         note = ": ".join(x for x in (state.stage if state.phase != "ready" else None, state.reason) if x)
+        if state.jobs is not None:
+            note += f" ({state.jobs} jobs left)"
         note = f"imported: {UNKNOWN}" if state.phase == "running" else note
         layers = " + ".join(state.layers)
         rows.append([state.id, state.name, state.image, layers, state.phase, age(float(str(f["age"]))), note])
@@ -245,6 +249,34 @@ def report(ctx: typer.Context, vm: Which, json: Json = False) -> None:
     say(f"{state.name}: {state.phase}" + (f": {state.reason}" if state.reason else ""))
     if found.attestation is not None:
         emit(found.attestation)
+
+
+def drain(
+    ctx: typer.Context,
+    vm: Annotated[list[str] | None, typer.Argument(metavar="VM...", help="Ids or names.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All VMs on this host that are ready.")] = False,
+    reason: Annotated[
+        str, typer.Option(help="Why: one line that the guest and its farm report.")
+    ] = "asked for on the hypervisor",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until they have stopped.")] = False,
+    timeout: Annotated[str, typer.Option(help="How long to wait for that: 24h, 90m.")] = "25h",
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Has VMs take no new jobs, wait for those that run, leave their farm and power off. No job is lost.
+
+    `kiosk vm drain node-1 --reason "new kernel" --wait`
+    """
+    from kiosk.cli import vm_drain
+
+    if bool(vm) == all_:
+        raise UsageError("name the VMs to drain, or --all", hint="kiosk vm drain node-1")
+    if not reason.strip() or not reason.isprintable() or len(reason) > 500:
+        raise UsageError("the reason is not one line of at most 500 characters")
+    order = vm_drain.Order(
+        cloud(ctx), tuple(dict.fromkeys(vm or ())), reason, seconds(timeout) if wait else None
+    )
+    vm_drain.run(order, json=json, dry_run=dry_run)
 
 
 def stop(

@@ -16,9 +16,10 @@ from kiosk.cloud.context import Source
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef
 
-Phase = Literal["starting", "booting", "ready", "running", "stopping", "failed", "stopped"]
+Phase = Literal["starting", "booting", "ready", "running", "draining", "stopping", "failed", "stopped"]
 """starting: the machine is being made; booting: it runs; ready: its guest verified everything and said so;
 running: it runs, and nothing is known of its guest, since it is of an imported image;
+draining: it takes no new jobs, and stops when those that run have ended (see `reason` and `jobs`);
 stopping: the guest is shutting down; failed: it will never be ready (see `reason`); stopped: it ended itself."""
 
 
@@ -41,7 +42,8 @@ class VmSpec:
 
 @dataclass(frozen=True)
 class VmState:
-    """One VM as a single look found it. `stage` is the last one that the guest reported."""
+    """One VM as a single look found it. `stage` is the last one that the guest reported, `jobs` how many jobs a
+    draining guest still has (None: unknown)."""
 
     id: str
     uuid: str
@@ -53,6 +55,7 @@ class VmState:
     created: datetime
     stage: str | None = None
     reason: str | None = None
+    jobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Capabilities:
     """Carries the guest's report (stages, attestation) to us."""
     console: bool
     execute: bool
+    drain: bool
+    """Can have a guest drain."""
 
 
 class Cloud(Protocol):
@@ -86,3 +91,7 @@ class Cloud(Protocol):
 
     def stop(self, id: str, *, now: bool = False) -> None:
         """Ends a VM and removes what is left of it: in order, or with `now` at once. NotFoundError."""
+
+    def drain(self, id: str, reason: str) -> None:
+        """Has a guest take no new jobs and stop when those that run have ended; returns once the guest was told.
+        Nothing changes where it drains already. NotFoundError; GuestError where it can't be told."""

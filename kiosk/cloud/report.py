@@ -19,7 +19,7 @@ from kiosk.model.base import Document
 
 LIMIT = 1 << 20
 LINE_LIMIT = 64 << 10
-State = Literal["booting", "ready", "failed", "stopping"]
+State = Literal["booting", "ready", "draining", "failed", "stopping"]
 
 
 class Line(Document):
@@ -30,17 +30,20 @@ class Line(Document):
     stage: Annotated[str, StringConstraints(max_length=200)] | None = None
     reason: Annotated[str, StringConstraints(max_length=20_000)] | None = None
     attestation: dict[str, JsonValue] | None = None
+    jobs: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a guest has said so far: its state, and for `failed` the stage and the reason."""
+    """All that a guest has said so far: its state, for `failed` the stage and the reason, for `draining` and
+    `stopping` the reason, and how many jobs a draining guest still has (None: it does not know)."""
 
     state: State | None = None
     stage: str | None = None
     reason: str | None = None
     attestation: dict[str, JsonValue] | None = None
     stages: tuple[str, ...] = ()
+    jobs: int | None = None
 
 
 def read(path: Path) -> Report:
@@ -95,6 +98,7 @@ def _after(before: Report, line: Line) -> Report:
         reason=untrusted.line(line.reason, limit=2000) if line.reason else None,
         attestation=attestation or before.attestation,
         stages=stages,
+        jobs=line.jobs,
     )
 
 

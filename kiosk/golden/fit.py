@@ -175,6 +175,7 @@ def fit(root: Path, *, network: str, mask: Iterable[str] = ()) -> None:
             tree.put((*UNITS.split("/"), unit.name), unit.read_bytes(), 0o644)
             if "[Install]" in unit.read_text(encoding="utf-8"):
                 enabled.append(unit.name)
+        _commands(root, tree)
         for name in enabled:  # the node's own unit or mask of that name
             tree.clear((*ENABLED, name))
         check_shape(root)
@@ -185,6 +186,17 @@ def fit(root: Path, *, network: str, mask: Iterable[str] = ()) -> None:
             _mask(tree, name)
         _systemctl(root, "disable", ["systemd-networkd-wait-online.service"])
         tree.link((*ENABLED, "default.target"), "/lib/systemd/system/multi-user.target")
+
+
+def _commands(root: Path, tree: Tree) -> None:
+    """The agent's commands, and its small files of the machine, each at its place below the root."""
+    files = root / "usr/lib/kiosk/python/contextualize/files"
+    for file in sorted(p for p in files.rglob("*") if p.is_file()):
+        at = file.relative_to(files).parts
+        for n in range(1, len(at)):
+            if tree.stat(at[:n]) is None:
+                tree.real_folder(at[:n], 0o755)
+        tree.put(at, file.read_bytes(), 0o755 if at[1] in ("bin", "sbin") else 0o644)
 
 
 def _dhcp(root: Path, tree: Tree) -> None:

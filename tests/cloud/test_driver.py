@@ -135,6 +135,49 @@ def test_a_vm_that_shut_itself_down_is_stopped_not_failed(uefi: QemuCloud, spec:
     assert only(uefi).phase == "stopped"
 
 
+def end(cloud: QemuCloud, state: VmState) -> None:
+    """The guest powers off."""
+    with process.opened(state.uuid) as descriptors:
+        process.kill(descriptors)
+
+
+def test_a_draining_vm_shows_why_and_has_stopped_when_it_is_gone(uefi: QemuCloud, spec: Spec) -> None:
+    state = uefi.start(spec("node-1"))
+    with pytest.raises(GuestError, match="is booting, and only one that is ready can drain"):
+        uefi.drain(state.id, "a test")
+    say(uefi, state, state="ready", attestation=attestation(state))
+    say(uefi, state, state="draining", reason="its age", jobs=2)
+    assert (only(uefi).phase, only(uefi).reason, only(uefi).jobs) == ("draining", "its age", 2)
+    uefi.drain(state.id, "again")  # drains already: the guest is not asked
+    seen: list[int | None] = []
+
+    def on_look(left: list[VmState]) -> None:
+        seen.extend(s.jobs for s in left)
+        if len(seen) == 1:
+            say(uefi, state, state="draining", reason="its age", jobs=0)
+        elif len(seen) == 2:
+            say(uefi, state, state="stopping", reason="its age; 1 jobs still ran")
+            end(uefi, state)
+
+    (ended,) = ready.gone(uefi.list_vms, [state.id], timeout=30, on_look=on_look)
+    assert (ended.phase, ended.reason, seen) == ("stopped", "its age; 1 jobs still ran", [2, 0])
+
+
+def test_a_vm_that_goes_on_draining_is_named_at_the_limit(uefi: QemuCloud, spec: Spec) -> None:
+    state = uefi.start(spec("node-1"))
+    say(uefi, state, state="ready", attestation=attestation(state))
+    say(uefi, state, state="draining", reason="its age")
+    with pytest.raises(GuestError, match=r"1 VMs have not stopped after 0 s, and go on draining: node-1"):
+        ready.gone(uefi.list_vms, [state.id], timeout=0, on_look=lambda _: None)
+
+
+def test_a_lie_does_not_get_true_by_draining(cloud: QemuCloud, spec: Spec) -> None:
+    state = half_started(cloud, spec("node-1"))
+    say(cloud, state, state="ready", attestation=attestation(state, layers=[]))
+    say(cloud, state, state="draining", reason="its age")
+    assert only(cloud).phase == "failed"
+
+
 @pytest.mark.parametrize(
     ("lie", "why"),
     [

@@ -48,6 +48,18 @@ def test_the_attestation_stays_when_the_guest_stops() -> None:
     assert (found.state, found.reason, found.attestation) == ("stopping", "age", {"a": 1})
 
 
+def test_a_draining_guest_says_why_and_how_many_jobs_it_has() -> None:
+    found = report.parse(
+        lines(
+            {"state": "ready", "attestation": {"a": 1}},
+            {"state": "draining", "reason": "its age", "jobs": 3},
+        )
+    )
+    assert (found.state, found.reason, found.jobs, found.attestation) == ("draining", "its age", 3, {"a": 1})
+    for jobs in (-1, 1.5, "3", 10**9, True):
+        assert report.parse(lines({"state": "draining", "reason": "x", "jobs": jobs})).state == "failed"
+
+
 def test_who_failed_never_becomes_ready() -> None:
     found = report.parse(
         lines({"state": "failed", "stage": "verify", "reason": "no"}, {"state": "ready", "attestation": {}})
@@ -113,7 +125,7 @@ JSON = st.recursive(
 LINE = st.fixed_dictionaries(
     {
         "schema": st.just("kiosk.report/1"),
-        "state": st.sampled_from(["booting", "ready", "failed", "stopping"]),
+        "state": st.sampled_from(["booting", "ready", "draining", "failed", "stopping"]),
     },
     optional={
         "stage": st.text(),
@@ -133,7 +145,7 @@ def test_whatever_json_comes_the_answer_is_printable_and_valid(values: list[Any]
 @given(st.binary(max_size=300))
 def test_whatever_bytes_come_reading_them_ends_well(data: bytes) -> None:
     found = report.parse(data)
-    assert found.state in (None, "booting", "ready", "failed", "stopping")
+    assert found.state in (None, "booting", "ready", "draining", "failed", "stopping")
 
 
 @given(st.text(), st.integers(min_value=0, max_value=50))

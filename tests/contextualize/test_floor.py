@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contextualize.errors import Refused
-from contextualize.floor import below_floor, floor, parts
+from contextualize.floor import below_floor, floor, floor_of, parts
 from contextualize.trust import Trust
 from tests.contextualize.guest import Guest
 
@@ -106,7 +106,7 @@ def test_a_later_look_can_not_be_shown_an_older_state(demo: Guest, tmp_path: Pat
     demo.repository.version = 3
     revoke(demo, LAYER, "2", role="experiment-demo")
     demo.repository.write(newer)
-    assert WHY in str(below_floor(Trust(root, newer, None, work), LAYER, "1"))
+    assert WHY in str(below_floor(floor_of(Trust(root, newer, None, work), LAYER), LAYER, "1"))
 
 
 def test_a_reader_of_floors_takes_no_other_document() -> None:

@@ -27,6 +27,8 @@ def root(tmp_path: Path) -> Path:
         "usr/bin/python3.11": "",
         "usr/lib/kiosk/python/contextualize/systemd/kiosk-contextualize.service": UNIT,
         "usr/lib/kiosk/python/contextualize/systemd/kiosk-stop.service": "[Unit]\nDescription=y\n",
+        "usr/lib/kiosk/python/contextualize/files/usr/bin/kiosk-attest": "#!/usr/bin/python3 -IS\n",
+        "usr/lib/kiosk/python/contextualize/files/etc/profile.d/kiosk-features.sh": "# features\n",
     }
     for version in ("6.1.0-9-amd64", "6.1.0-56-amd64"):
         files[f"boot/vmlinuz-{version}"] = version
@@ -51,6 +53,16 @@ def test_the_agent_is_enabled_and_what_needs_a_lasting_root_is_masked(root: Path
     assert not (wants / "kiosk-stop.service").is_symlink()
     assert (root / "usr/lib/systemd/system/kiosk-stop.service").is_file()
     assert all(masked(root, u) for u in ("systemd-remount-fs.service", "apt-daily.timer", "cron.service"))
+
+
+def test_the_agents_commands_stand_where_jobs_look_for_them_whatever_the_node_had(root: Path) -> None:
+    (root / "etc/profile.d").mkdir()
+    (root / "etc/profile.d/kiosk-features.sh").symlink_to("/etc/passwd")
+    fit.fit(root, network="dhcp")
+    assert (root / "usr/bin/kiosk-attest").stat().st_mode & 0o7777 == 0o755
+    features = root / "etc/profile.d/kiosk-features.sh"
+    assert not features.is_symlink() and features.read_text() == "# features\n"
+    assert features.stat().st_mode & 0o7777 == 0o644
 
 
 def test_the_managers_own_agent_does_not_start_even_if_the_node_brought_its_unit(root: Path) -> None:

@@ -32,7 +32,7 @@ from kiosk import clock, files
 from kiosk.cloud import context, context_disk, untrusted
 from kiosk.cloud.api import Capabilities, VmSpec, VmState
 from kiosk.cloud.hostcache import HostCache
-from kiosk.cloud.qemu import accel, argv, process, record, wire
+from kiosk.cloud.qemu import accel, agent, argv, process, record, wire
 from kiosk.cloud.qemu.record import Boot, End, Record
 from kiosk.cloud.qemu.state import state
 from kiosk.cloud.report import Report
@@ -59,7 +59,8 @@ ESP = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
 """A partition that UEFI firmware starts from, by its type in a GPT and in an MBR."""
 KEPT = ("vm.json", "end.json", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
 SPAWN, POWERDOWN, QUIT = 30.0, 60.0, 5.0
-CAN = Capabilities(layers=True, report=True, console=True, execute=True)
+DRAIN, DRAIN_LIMIT = "/usr/sbin/kiosk-drain", 60.0
+CAN = Capabilities(layers=True, report=True, console=True, execute=True, drain=True)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,23 @@ class QemuCloud:
             for uuid in [uuid for uuid in process.running() if uuid.startswith(id)]:
                 self._end_process(uuid, monitor=folder / argv.MONITOR, now=now)
             files.remove_tree(folder)
+
+    def drain(self, id: str, reason: str) -> None:
+        """Has the guest drain: its agent hands the reason to kiosk-drain, on standard input."""
+        found = self.show(id)
+        if found.phase in ("draining", "stopping", "stopped"):
+            return
+        if found.phase != "ready":
+            raise GuestError(
+                f"the VM {found.name} is {found.phase}, and only one that is ready can drain",
+                hint=f"`kiosk vm stop {id}` ends it.",
+            )
+        done = agent.execute(
+            self.folder(id) / argv.AGENT, [DRAIN, "-"], timeout=DRAIN_LIMIT, input=reason.encode()
+        )
+        if done.status != 0:
+            said = untrusted.line((done.stderr or done.stdout).decode(errors="replace"), limit=300)
+            raise GuestError(f"the VM {found.name} does not drain: {said or f'status {done.status}'}")
 
     # -- what this driver can do beyond it ------------------------------------------------------------
 

@@ -15,7 +15,7 @@ def state(
     phase: Phase
     if not record.reports:
         report, stage, reason = Report(), None, None
-    lie = contradiction(record, report, root_hash) if report.state == "ready" else None
+    lie = contradiction(record, report, root_hash) if report.state in ("ready", "draining") else None
     if end is not None:
         phase, stage, reason = "failed", end.stage or stage, end.reason
     elif report.state == "failed":
@@ -25,10 +25,11 @@ def state(
     elif not record.reports:
         phase = "running" if alive else "starting" if starting else "stopped"
     elif alive:
-        phase = {"ready": "ready", "stopping": "stopping"}.get(report.state or "", "booting")  # type: ignore[assignment]
+        said = report.state
+        phase = said if said in ("ready", "draining", "stopping") else "booting"
     elif starting:
         phase = "starting"
-    elif report.state in ("ready", "stopping"):
+    elif report.state in ("ready", "draining", "stopping"):
         phase = "stopped"
     else:
         phase = "failed"
@@ -46,6 +47,7 @@ def state(
         created=record.created,
         stage=stage,
         reason=reason,
+        jobs=report.jobs if phase == "draining" else None,
     )
 
 

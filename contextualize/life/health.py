@@ -1,0 +1,226 @@
+"""Whether the machine still works: checks of its own, and programs that verified layers bring.
+
+A check that fails LIMIT times in a row asks for a drain; one that succeeds is forgotten. A site's program runs as
+root, an experiment's as a user that its layer declares, or as nobody. Every program has a minute, and what it prints
+at its end is the reason. A program that can't be started has failed: it is part of a layer that was verified.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
+
+from contextualize.document import LayerName, read
+from contextualize.errors import Refused
+from contextualize.life import plan as plans
+from contextualize.life import requests
+from contextualize.life.plan import YEARS, Plan
+from contextualize.machine import PRIVATE, Machine
+from contextualize.manifest import INSIDE
+from contextualize.stages.report import plain
+
+PROGRAMS, COUNTS = f"{PRIVATE}/health.json", f"{PRIVATE}/health-counts.json"
+LIMIT = 3
+SECONDS = 60.0
+OUTPUT = 2000
+STUCK = 900
+"""Seconds after which checks that have not ended count as a fault of the machine: a disk that hangs, hangs them."""
+FREE = 1 << 20
+NOBODY = "nobody"
+UNITS = "/run/systemd/system"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A layer's check: its absolute path, and the account that it runs as."""
+
+    name: str
+    path: str
+    user: str
+
+
+def run(machine: Machine) -> int:
+    """Looks once; 0 whatever was found."""
+    plan = plans.load(machine)
+    counts = _counts(machine)
+    _keep(machine, counts, started=int(machine.uptime()))
+    found: Dict[str, int] = {}
+    for name, check in _checks(machine, plan):
+        fault = _fault(check)
+        if fault is None:
+            continue
+        found[name] = counts.get(name, 0) + 1
+        print(f"health check {name} failed ({found[name]} in a row): {fault}", flush=True)
+        if found[name] % LIMIT == 0:
+            requests.ask(machine, f"health check {name} failed {found[name]} times in a row: {fault}")
+    _keep(machine, found, started=None)
+    return 0
+
+
+def stuck(machine: Machine) -> Optional[str]:
+    """Why a drain should begin because checks never end, or None."""
+    started = _kept(machine)[1]
+    if started is None or machine.uptime() - started < STUCK:
+        return None
+    return f"health checks have not ended for {STUCK // 60} minutes"
+
+
+def _checks(machine: Machine, plan: Plan) -> Iterator[Tuple[str, Callable[[], None]]]:
+    yield "root", partial(_writable, machine, "/var/tmp")  # noqa: S108
+    if plan.scratch is not None:
+        yield "scratch", partial(_mounted, machine, plan.scratch)
+    yield "farm", partial(_farm, machine)
+    try:
+        for program in programs(machine, plan):
+            yield program.name, partial(_program, machine, program)
+    except Refused as e:
+        yield "programs", partial(_refuse, e)
+
+
+def _refuse(error: Refused) -> None:
+    raise error
+
+
+def _fault(check: Callable[[], None]) -> Optional[str]:
+    try:
+        check()
+    except Refused as e:
+        return plain(e.reason, 300)
+    except OSError as e:
+        return f"{e.filename or ''} {e.strerror}".strip()
+    return None
+
+
+def _mounted(machine: Machine, scratch: str) -> None:
+    if not any(line.split()[1] == scratch for line in _mounts(machine)):
+        raise Refused(f"{scratch} is not mounted")
+    _writable(machine, scratch)
+
+
+def _mounts(machine: Machine) -> List[str]:
+    lines = machine.read("/proc/self/mounts", 4 << 20).decode(errors="replace").splitlines()
+    return [line for line in lines if line.count(" ") >= 3]
+
+
+def _writable(machine: Machine, folder: str) -> None:
+    """A file can be written to the disk there, and read again. A full disk is no fault: jobs fill disks."""
+    path = machine.path(f"{folder}/.kiosk-health-{os.getpid()}")
+    data = os.urandom(4096)
+    at = os.statvfs(path.parent)
+    if at.f_flag & os.ST_RDONLY:
+        raise Refused(f"{folder} is read-only")
+    if at.f_bavail * at.f_frsize < FREE or (at.f_files and not at.f_favail):
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        path.unlink()
+        os.write(fd, data)
+        os.fsync(fd)
+        if os.pread(fd, len(data), 0) != data:
+            raise Refused(f"{folder}: what was written is not what is read")
+    finally:
+        os.close(fd)
+
+
+def _farm(machine: Machine) -> None:
+    """The daemons of the farm that was joined run, as far as systemd knows. The farm itself need not answer."""
+    for unit in sorted(machine.path(UNITS).glob("kiosk-farm-*.service")):
+        machine.run(["systemctl", "is-active", unit.name], timeout=30)
+
+
+def programs(machine: Machine, plan: Plan) -> Iterator[Program]:
+    """The layers' programs; those of a layer that does not run here are none."""
+    if not machine.exists(PROGRAMS):
+        return
+    here = {str(name) for name, _ in plan.layers}
+    for item in read(b'{"checks":' + machine.read(PROGRAMS) + b"}", PROGRAMS).items("checks", 200):
+        f = read(json.dumps(item).encode(), PROGRAMS)
+        layer, inside = LayerName.parse(f.text("layer", LayerName.PATTERN)), f.text("program", INSIDE)
+        path = inside if inside.startswith("/") else f"{layer.prefix}/{inside}"
+        if str(layer) not in here or not path.startswith(f"{layer.prefix}/") or ".." in path.split("/"):
+            raise Refused(f"{PROGRAMS}: {path:.120} is not a program of a layer that runs here")
+        user = "root" if layer.kind == "site" else (plan.users or {}).get(str(layer), NOBODY)
+        yield Program(f"{layer} {path.rpartition('/')[2]}", path, user)
+
+
+def _program(machine: Machine, program: Program) -> None:
+    """Runs a layer's program; Refused with the end of what it printed unless its status is 0."""
+    try:
+        account = pwd.getpwnam(program.user)
+    except KeyError:
+        raise Refused(f"there is no user {program.user}") from None
+    root = os.getuid() == 0
+    with subprocess.Popen(
+        [machine.path(program.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+        start_new_session=True,
+        user=account.pw_uid if root else None,
+        group=account.pw_gid if root else None,
+        extra_groups=[] if root else None,
+    ) as process:
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            _kill(process.pid)
+
+        timer = threading.Timer(SECONDS, end)
+        timer.start()
+        said = _tail(process)
+        status = process.wait()
+        timer.cancel()
+        _kill(process.pid)
+    if late.is_set():
+        raise Refused(f"was not done after {SECONDS:.0f} s")
+    if status:
+        raise Refused(f"status {status}: {said.decode(errors='replace').strip()[-200:] or 'no word'}")
+
+
+def _tail(process: subprocess.Popen[bytes]) -> bytes:
+    """The end of what a program prints, however much that is."""
+    assert process.stdout is not None
+    kept = b""
+    while True:
+        data = os.read(process.stdout.fileno(), 1 << 16)
+        if not data:
+            return kept
+        kept = (kept + data)[-OUTPUT:]
+
+
+def _kill(group: int) -> None:
+    """Ends all that a program left running."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _counts(machine: Machine) -> Dict[str, int]:
+    return _kept(machine)[0]
+
+
+def _kept(machine: Machine) -> Tuple[Dict[str, int], Optional[int]]:
+    """How often each check failed in a row, and since when one look is under way."""
+    if not machine.exists(COUNTS):
+        return {}, None
+    f = read(machine.read(COUNTS), COUNTS)
+    started = f.integer("started", 0, YEARS) if f.has("started") else None
+    return {k: int(v) for k, v in f.pairs("counts", r".{1,300}", r"[0-9]{1,6}", 300).items()}, started
+
+
+def _keep(machine: Machine, counts: Dict[str, int], *, started: Optional[int]) -> None:
+    kept: Dict[str, object] = {"counts": {name: str(count) for name, count in counts.items()}}
+    if started is not None:
+        kept["started"] = started
+    machine.replace(COUNTS, json.dumps(kept).encode(), 0o600)

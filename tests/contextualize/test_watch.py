@@ -1,0 +1,260 @@
+"""The watch and the health checks: they ask for a drain when they saw a reason, and for nothing when in doubt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from contextualize.document import LayerName
+from contextualize.errors import Refused
+from contextualize.life import health, plan, requests, watch
+from contextualize.life.asked import asked
+from contextualize.life.plan import Plan
+from tests.contextualize.guest import NODE
+from tests.contextualize.machines import Clocked
+
+DEMO = LayerName("experiment", "demo", "software")
+SITE = LayerName("site", "example", "base")
+START = ("systemctl", "start", "--no-block", "kiosk-drain.service")
+
+
+def planned(source: str = "nocloud:/dev/disk/by-label/CIDATA", **more: object) -> Plan:
+    layers = ((SITE, "4"), (DEMO, "2.1"))
+    return Plan(NODE, "worker", "20260301.1", layers, source, 86400, 600, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Clocked:
+    (tmp_path / "context/kiosk").mkdir(parents=True)
+    found = Clocked(tmp_path / "root", tmp_path / "context")
+    found.set_uptime(1000)
+    plan.write(found, planned())
+    return found
+
+
+def test_a_plan_is_read_as_it_was_written(machine: Clocked) -> None:
+    assert plan.load(machine) == planned(users={})
+
+
+def test_a_file_on_the_context_disk_asks_for_a_drain(machine: Clocked) -> None:
+    assert watch.run(machine) == 0
+    assert machine.asked == []
+    (machine.context / "kiosk/drain").write_text("kernel update\nmore\n")
+    assert watch.run(machine) == 0
+    assert requests.reasons(machine) == ["the context asks for it: kernel update"]
+    assert machine.asked == [START]
+    assert machine.mounts == {}
+
+
+def test_opennebulas_variable_asks_too(machine: Clocked) -> None:
+    (machine.context / "context.sh").write_text("ETH0_IP='192.0.2.1'\n")
+    assert asked(machine, "opennebula:/dev/sr0") is None
+    (machine.context / "context.sh").write_text("ETH0_IP='192.0.2.1'\nKIOSK_DRAIN=\"move\"\n")
+    assert asked(machine, "opennebula:/dev/sr0") == "the context asks for it: move"
+
+
+def test_a_source_that_is_gone_changes_nothing_and_says_so(
+    machine: Clocked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(machine.context)
+    assert watch.run(machine) == 0
+    assert machine.asked == []
+    assert "the context's source: nothing changes: " in capsys.readouterr().out
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """EC2's metadata service, second version. `answers` are by path."""
+
+    answers: dict[str, bytes]
+
+    def do_PUT(self) -> None:
+        self._answer(b"token-1" if self.path == "/latest/api/token" else None)
+
+    def do_GET(self) -> None:
+        known = self.headers["X-aws-ec2-metadata-token"] == "token-1"
+        self._answer(self.answers.get(self.path) if known else None)
+
+    def _answer(self, data: bytes | None) -> None:
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.end_headers()
+        self.wfile.write(data or b"")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def imds() -> Iterator[tuple[str, dict[str, bytes]]]:
+    answers: dict[str, bytes] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Metadata,), {"answers": answers}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"ec2:http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_ec2s_tag_and_its_notice_of_the_end_are_seen_within_seconds(
+    machine: Clocked, imds: tuple[str, dict[str, bytes]]
+) -> None:
+    source, answers = imds
+    plan.write(machine, planned(source))
+    notice = json.dumps({"action": "terminate", "time": "2026-03-01T10:00:00Z"}).encode()
+    machine.later = [(1100, lambda: answers.update({"/latest/meta-data/spot/instance-action": notice}))]
+    assert watch.run(machine) == 0
+    assert machine.uptime() < 1130
+    assert requests.reasons(machine) == [
+        "the cloud takes the machine back: terminate at 2026-03-01T10:00:00Z"
+    ]
+    answers["/latest/meta-data/tags/instance/kiosk-drain"] = b"by the operator"
+    assert asked(machine, source) == "the context asks for it: by the operator"
+    answers["/latest/meta-data/tags/instance/kiosk-drain"] = b"x" * 100_000
+    with pytest.raises(Refused, match="more than"):
+        asked(machine, source)
+    with pytest.raises(Refused, match="does not answer"):
+        asked(machine, "ec2:http://127.0.0.1:1")
+    with pytest.raises(Refused, match="is not the address"):
+        asked(machine, "ec2:file:///etc/passwd")
+
+
+def floor(name: str, below: str, **more: object) -> bytes:
+    said = {"schema": "kiosk.floor/1", "name": name, "below": below, "reason": "CVE-1", "date": "2026-03-01"}
+    return json.dumps({**said, **more}).encode()
+
+
+def revoked(floors: dict[str, bytes | Refused]) -> str | None:
+    def fetch(path: str, _role: str) -> bytes | None:
+        found = floors.get(path)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    return watch.below_floor(watch.items(planned()), fetch)
+
+
+def test_what_runs_below_its_signed_floor_is_revoked() -> None:
+    assert revoked({}) is None
+    assert revoked({"images/worker/floor.json": floor("worker", "20260301.1")}) is None
+    found = revoked({"images/worker/floor.json": floor("worker", "20260301.2")})
+    assert found == "worker@20260301.1 is revoked, as all below 20260301.2: CVE-1"
+    layer = {"layers/experiment/demo/software/floor.json": floor("experiment/demo/software", "2.10")}
+    assert str(revoked({**layer})).startswith("experiment/demo/software@2.1 is revoked")
+
+
+def test_a_floor_that_does_not_hold_revokes_nothing_and_hides_no_other() -> None:
+    layer = {"layers/site/example/base/floor.json": floor("site/example/base", "5")}
+    for bad in (Refused("no answer"), b"{", floor("other", "9999999999"), floor("worker", "high")):
+        with pytest.raises(Refused):
+            revoked({"images/worker/floor.json": bad})
+        assert str(revoked({"images/worker/floor.json": bad, **layer})).startswith("site/example/base@4")
+
+
+@pytest.fixture
+def well(machine: Clocked) -> Iterator[Clocked]:
+    """A machine that works, whose root other users may enter."""
+    home = Path(tempfile.mkdtemp(prefix="kiosk-health-", dir="/var/tmp"))
+    home.chmod(0o755)
+    found = Clocked(home, machine.context)
+    found.set_uptime(1000)
+    for folder in ("/var/tmp", "/scratch"):
+        found.folder(folder)
+    found.replace("/proc/self/mounts", b"/dev/vdb /scratch ext4 rw 0 0\n")
+    plan.write(found, planned(scratch="/scratch", users={str(DEMO): "daemon"}))
+    yield found
+    shutil.rmtree(home)
+
+
+def check(machine: Clocked, layer: LayerName, script: str) -> None:
+    machine.replace(f"{layer.prefix}/bin/check", f"#!/bin/sh\n{script}\n".encode(), 0o755)
+    known = [{"layer": str(layer), "program": "bin/check"}]
+    machine.replace(health.PROGRAMS, json.dumps(known).encode())
+
+
+def test_a_machine_that_works_is_left_alone(well: Clocked) -> None:
+    check(well, SITE, "id -u > /dev/null")
+    for _ in range(4):
+        assert health.run(well) == 0
+    assert well.asked == []
+    assert list(well.path("/scratch").iterdir()) == []
+
+
+def test_three_failures_in_a_row_ask_for_a_drain_and_two_do_not(well: Clocked) -> None:
+    check(well, SITE, "echo the disk is tired; exit 3")
+    for _ in range(2):
+        health.run(well)
+    check(well, SITE, "exit 0")
+    health.run(well)
+    check(well, SITE, "echo the disk is tired; exit 3")
+    for _ in range(2):
+        health.run(well)
+    assert well.asked == []
+    health.run(well)
+    assert well.asked == [START]
+    (reason,) = requests.reasons(well)
+    assert reason == (
+        "health check site/example/base check failed 3 times in a row: status 3: the disk is tired"
+    )
+
+
+def test_a_site_checks_as_root_and_an_experiment_as_its_user(well: Clocked) -> None:
+    check(well, SITE, 'test "$(id -un)" = root')
+    health.run(well)
+    check(well, DEMO, 'test "$(id -un)" = daemon && test "$(id -G)" = "$(id -g)"')
+    health.run(well)
+    assert health._counts(well) == {}
+    plan.write(well, planned(scratch="/scratch"))
+    check(well, DEMO, 'test "$(id -un)" = nobody')
+    health.run(well)
+    assert health._counts(well) == {}
+
+
+def test_a_check_that_never_ends_or_talks_without_end_is_ended(
+    well: Clocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "SECONDS", 0.3)
+    check(well, SITE, "sleep 600 & yes")
+    health.run(well)
+    assert health._counts(well) == {"site/example/base check": 1}
+
+
+@pytest.mark.parametrize(
+    ("what", "harm"),
+    [
+        ("scratch", lambda m: m.replace("/proc/self/mounts", b"")),
+        ("root", lambda m: shutil.rmtree(m.path("/var/tmp"))),
+        ("farm", lambda m: m.units.update({"kiosk-farm-slurmd.service": "failed"})),
+        ("programs", lambda m: m.replace(health.PROGRAMS, b"[{}]")),
+        ("programs", lambda m: m.replace(health.PROGRAMS, b"{")),
+    ],
+)
+def test_the_machines_own_checks(well: Clocked, what: str, harm: object) -> None:
+    well.replace("/run/systemd/system/kiosk-farm-slurmd.service", b"")
+    health.run(well)
+    assert health._counts(well) == {}
+    harm(well)  # type: ignore[operator]
+    health.run(well)
+    assert health._counts(well) == {what: 1}
+
+
+def test_only_programs_of_layers_that_run_here_are_started(well: Clocked) -> None:
+    for layer, program in (("site/other/base", "bin/x"), (str(SITE), "../../etc/x"), (str(SITE), "/bin/sh")):
+        well.replace(health.PROGRAMS, json.dumps([{"layer": layer, "program": program}]).encode())
+        with pytest.raises(Refused):
+            list(health.programs(well, plan.load(well)))
+
+
+def test_checks_that_hang_for_ever_are_noticed_by_the_watch(well: Clocked) -> None:
+    health._keep(well, {}, started=1000)
+    assert health.stuck(well) is None
+    well.set_uptime(2000)
+    assert watch.run(well) == 0
+    assert requests.reasons(well) == ["health checks have not ended for 15 minutes"]
