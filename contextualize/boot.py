@@ -42,12 +42,22 @@ def boot(machine: Machine, reporter: Reporter) -> int:
         _stages(machine, reporter, stage)
     except Refused as e:
         print(f"failed in {stage.stage}: {e.reason}", flush=True)
+        _undo(machine, stage.stage)
         reporter.failed(stage.stage, e.reason)
         return 1
     except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
+        _undo(machine, stage.stage)
         reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
         raise
     return 0
+
+
+def _undo(machine: Machine, stage: str) -> None:
+    """No job may start on, or believe in, a machine that is about to stop."""
+    from contextualize.stages import join
+
+    join.undo(machine, f"its boot failed in {stage}")
+    machine.path(attest.ATTESTATION).unlink(missing_ok=True)
 
 
 def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
@@ -70,5 +80,10 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         machine.run(["systemd-run", "--quiet", f"--on-active={left}", "--unit=kiosk-stop.service"])
         attestation = attest.run(machine, found, verified, stage.seconds)
         apply.start(machine, services)
+    if found.context.farm:
+        from contextualize.stages import join  # most of a boot's imports, where there is no farm
+
+        with stage("join"):
+            join.run(machine, found.context, found.context.farm)
     stage.stage = "report"
     reporter.ready(attestation)

@@ -7,19 +7,41 @@ from __future__ import annotations
 
 import os
 import posixpath
+import pwd
 import shlex
 import socket
 import stat
 import subprocess
 import time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, Sequence
+from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from contextualize.errors import Refused
 
 PRIVATE = "/run/kiosk/private"
 """Only root looks in here: the context disk, while it is read, and signed metadata."""
+
+
+PROGRAMS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+"""The environment of every program that is run."""
+UNANSWERED = 124
+"""The status of a program that had to be ended after its time."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a program ended and what it printed; `said` is its last line, wherever it went."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        lines = (self.err or self.out).splitlines()
+        return lines[-1].strip()[:300] if lines else f"status {self.status} and no word"
 
 
 class Machine:
@@ -117,7 +139,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
                 check=False,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env=PROGRAMS,
             )
         except subprocess.TimeoutExpired:
             raise Refused(f"`{shown}` was not done after {timeout:.0f} s") from None
@@ -127,6 +149,28 @@ class Machine:
         if done.returncode != 0:
             raise Refused(f"`{shown}` ended with status {done.returncode}: {text[-300:]}")
         return text
+
+    def ask(
+        self, argv: Sequence[str], timeout: float = 20, environment: Optional[Mapping[str, str]] = None
+    ) -> Answer:
+        """Runs a program whose failure means something, and says how it ended; Refused only when it can't be
+        started. One that isn't done in time is ended, with the status UNANSWERED. At most 1 MiB of what it
+        prints is kept."""
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                env={**PROGRAMS, **(environment or {})},
+            )
+        except subprocess.TimeoutExpired:
+            return Answer(UNANSWERED, "", f"no answer after {timeout:.0f} s")
+        except OSError as e:
+            raise Refused(f"`{shlex.join(argv)}`: {os.strerror(e.errno or 0)}") from None
+        out, err = (text[: 1 << 20].decode(errors="replace").strip() for text in (done.stdout, done.stderr))
+        return Answer(done.returncode, out, err)
 
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
@@ -172,6 +216,24 @@ class Machine:
         """Gives a file to a user; a link itself, not what it points at."""
         os.chown(self.path(absolute), uid, gid, follow_symlinks=False)
 
+    def account(self, name: str) -> Tuple[int, int]:
+        """A user's number and that of the group; Refused where there is no such user."""
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            raise Refused(f"this image has no user {name}") from None
+        return found.pw_uid, found.pw_gid
+
+    def wipe(self, absolute: str) -> None:
+        """Overwrites a file with zeros and takes it away; nothing happens where none is."""
+        if not stat.S_ISREG(self.mode(absolute)):
+            return
+        path = self.path(absolute)
+        with path.open("r+b", buffering=0) as f:
+            f.write(bytes(os.fstat(f.fileno()).st_size))
+            os.fsync(f.fileno())
+        path.unlink()
+
     def walk(self, folder: str) -> Iterator[os.DirEntry[str]]:
         """Everything below a folder, links not followed."""
         pending: List[str] = [str(self.path(folder))]
@@ -189,3 +251,11 @@ class Machine:
     def uptime(self) -> float:
         """Seconds since the kernel started."""
         return float(self.read("/proc/uptime").split()[0])
+
+    def clock(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass."""
+        time.sleep(seconds)

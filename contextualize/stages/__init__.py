@@ -1,1 +1,1 @@
-"""The stages of a boot, one module each, in this order: context, identity, verify, layers, apply, scratch, attest."""
+"""The stages of a boot, one module each: context, identity, verify, layers, apply, scratch, attest, join."""
