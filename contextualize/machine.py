@@ -5,6 +5,7 @@ Every program has a time limit, and one that fails is a Refused that says how it
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import pwd
@@ -215,6 +216,19 @@ class Machine:
     def chown(self, absolute: str, uid: int, gid: int) -> None:
         """Gives a file to a user; a link itself, not what it points at."""
         os.chown(self.path(absolute), uid, gid, follow_symlinks=False)
+
+    def address(self, host: str) -> Optional[str]:
+        """The address from which this machine would talk to a host (IPv4, where it has one), or None. Nothing is
+        sent."""
+        try:
+            found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+        except OSError:
+            return None
+        for family, kind, protocol, _name, there in sorted(found, key=lambda entry: entry[0]):
+            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as s:
+                s.connect(there)
+                return str(s.getsockname()[0])
+        return None
 
     def account(self, name: str) -> Tuple[int, int]:
         """A user's number and that of the group; Refused where there is no such user."""

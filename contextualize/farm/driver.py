@@ -101,8 +101,12 @@ class Driver(ABC):
     secrets: ClassVar[Dict[str, Secret]]
 
     @abstractmethod
+    def prepare(self, seat: Seat) -> None:
+        """Makes the folders of the daemons; Refused when the machine lacks one of their programs."""
+
+    @abstractmethod
     def files(self, seat: Seat, secrets: Mapping[str, bytes]) -> Sequence[File]:
-        """The files that the daemons need, after making their folders. Without secrets: the same paths."""
+        """The files that the daemons need. Without secrets: those that may be there now."""
 
     @abstractmethod
     def services(self, seat: Seat) -> Tuple[Service, ...]:

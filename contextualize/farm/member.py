@@ -81,6 +81,7 @@ class Member:
     def start(self, secrets: Mapping[str, bytes]) -> None:
         """Writes the files and starts the daemons, each secret gone as soon as its daemon has read it."""
         seat = self._seat
+        self._driver.prepare(seat)
         files = self._driver.files(seat, secrets)
         for file in files:
             seat.machine.replace(file.path, file.data, file.mode)

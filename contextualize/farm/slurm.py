@@ -98,12 +98,16 @@ class Slurm(Driver):
         "munge_key": Secret(32, 1024, "the munge key that the cluster shares")
     }
 
+    def prepare(self, seat: Seat) -> None:
+        """munged wants to own its folders."""
+        for folder, name in (("/usr/sbin", "munged"), (f"{seat.settings['prefix']}/sbin", "slurmd")):
+            program(seat, folder, name)
+        seat.folder(MUNGE, 0o700, "munge")
+        seat.folder(SOCKETS, 0o755, "munge")
+        seat.folder(seat.settings["spool"])
+
     def files(self, seat: Seat, secrets: Mapping[str, bytes]) -> Sequence[File]:
-        """munge's key, which munged itself must own; and the folders of both daemons."""
-        if secrets:
-            seat.folder(MUNGE, 0o700, "munge")
-            seat.folder(SOCKETS, 0o755, "munge")
-            seat.folder(seat.settings["spool"])
+        """munge's key, which munged itself must own."""
         return [File(f"{MUNGE}/key", secrets.get("munge_key", b""), 0o400, "munge", once="munged")]
 
     def environment(self, seat: Seat) -> Mapping[str, str]:

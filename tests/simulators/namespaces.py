@@ -51,6 +51,7 @@ def children(pid: int) -> list[int]:
 
 
 def signal_child(process: subprocess.Popen[bytes], number: int) -> None:
-    """Signals what runs inside for a `nsenter` that waits for it."""
-    for child in children(process.pid):
-        os.kill(child, number)
+    """Signals what runs inside for a `nsenter` that waits for it, or a process that is none."""
+    inside = Path(f"/proc/{process.pid}/comm").read_text() == "nsenter\n"
+    for pid in children(process.pid) if inside else [process.pid]:
+        os.kill(pid, number)

@@ -1,14 +1,17 @@
 """systemd's part in starting units that a program writes: start, stop, is-active, and the journal.
 
-Reads the very unit files (quoting, Environment, User, Restart, Type=simple and forking), as far as the
+Reads the very unit files (quoting, Environment, User, Restart, Type=simple and oneshot), as far as the
 contextualization writes them; anything else in one is a fault.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,8 +19,9 @@ from tests.simulators.namespaces import signal_child
 
 KNOWN = {
     "Description", "DefaultDependencies", "Before", "Conflicts", "StartLimitIntervalSec", "Type", "User", "Group",
-    "Restart", "RestartSec", "Delegate", "KillMode", "LimitNOFILE", "LimitMEMLOCK", "LimitSTACK", "TasksMax",
-    "Environment", "ExecStart", "ExecStop", "PIDFile", "RemainAfterExit",
+    "Restart", "RestartSec",
+    "TimeoutStopSec", "Delegate", "KillMode", "LimitNOFILE", "LimitMEMLOCK", "LimitSTACK", "TasksMax",
+    "Environment", "ExecStart", "RemainAfterExit",
 }  # fmt: skip
 
 
@@ -47,6 +51,7 @@ class Units:
         self.started.append(unit)
         argv = [word.replace("$$", "$") for word in shlex.split(found["ExecStart"][0])]
         environment = dict(shlex.split(value)[0].split("=", 1) for value in found.get("Environment", ()))
+        environment["KIOSK_UNIT"] = self._mark(unit)
         environment["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
         if "User" in found:
             argv = ["runuser", "-u", found["User"][0], "--", *argv]
@@ -55,7 +60,7 @@ class Units:
             self._running[unit] = subprocess.Popen(
                 self._inside(argv), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        if found["Type"] == ["forking"]:
+        if found["Type"] == ["oneshot"]:
             assert self._running[unit].wait(10) == 0, self.said(unit)
 
     def active(self, unit: str) -> str:
@@ -64,7 +69,7 @@ class Units:
         if process is None:
             return "inactive"
         found = self.read(unit)
-        if found["Type"] == ["forking"] or process.poll() is None:
+        if found["Type"] == ["oneshot"] or process.poll() is None:
             return "active"
         if found.get("Restart") == ["on-failure"] and process.returncode != 0:
             self.start(unit)
@@ -72,16 +77,30 @@ class Units:
         return "failed" if process.returncode else "inactive"
 
     def stop(self, unit: str) -> None:
-        """Ends a unit's main process."""
+        """Ends a unit's main process; of a oneshot, all that it left in the background."""
         process = self._running.pop(unit, None)
         if process is None:
             return
-        found = self.read(unit)
-        for command in found.get("ExecStop", ()):
-            subprocess.run(self._inside(shlex.split(command)), check=False)
+        if self.read(unit)["Type"] == ["oneshot"]:
+            for pid in self.left(unit):
+                os.kill(pid, signal.SIGTERM)
+            while self.left(unit):
+                time.sleep(0.005)
         if process.poll() is None:
             signal_child(process, signal.SIGTERM)
             process.wait(20)
+
+    def _mark(self, unit: str) -> str:
+        return f"{self._folder}/{unit}"
+
+    def left(self, unit: str) -> list[int]:
+        """Processes that a unit has started, as its control group would show them."""
+        mark, found = f"KIOSK_UNIT={self._mark(unit)}".encode(), []
+        for process in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in process.read_bytes().split(b"\0"):
+                    found.append(int(process.parent.name))
+        return found
 
     def said(self, unit: str) -> str:
         """What a unit wrote."""
