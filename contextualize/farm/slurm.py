@@ -35,7 +35,7 @@ TAKES_JOBS = ("IDLE", "MIXED", "ALLOCATED")
 KEEPS_OUT = {"DOWN", "DRAIN", "DRAINING", "DRAINED", "FAIL", "INVAL", "INVALID_REG", "NOT_RESPONDING", "MAINT",
              "PLANNED_DOWN", "POWERED_DOWN", "POWERING_DOWN"}  # fmt: skip
 CLOSED = {"DRAIN", "DRAINING", "DRAINED"}
-ENDING = 60.0
+ENDING = 40.0
 """Seconds that jobs which are completing, and the controller's deletion, may take at the end."""
 
 
@@ -248,7 +248,7 @@ class Slurm(Driver):
             shown = self._scontrol(seat, "-o", "show", "node", seat.name(), environment=known)
             if self._unknown(shown):
                 return
-            if seat.machine.clock() >= end:
+            if seat.machine.clock() >= end or UNREACHED.search(shown.err):
                 said = deleted.said if deleted.status else shown.said
                 raise Refused(f"farm {seat.farm}: the controller did not delete {seat.name()}: {said}")
             seat.machine.sleep(2)

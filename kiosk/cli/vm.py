@@ -106,6 +106,10 @@ def start(
         ),
     ] = None,
     network: Annotated[bool, typer.Option(help="Outgoing network for the guest.")] = True,
+    tap: Annotated[
+        str | None,
+        typer.Option(help="A tap interface of this host: the guest is in its network, and can be reached."),
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -125,6 +129,7 @@ def start(
         name=name,
         lifetime=None if lifetime is None else seconds(lifetime),
         network=network,
+        tap=tap,
         own_flavours=settings(ctx).flavours,
     )
     planned = plan(driver.cache, order)

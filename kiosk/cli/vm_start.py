@@ -14,8 +14,8 @@ from kiosk.cloud.api import VmSpec, VmState
 from kiosk.cloud.hostcache import SYNC, HostCache
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
-from kiosk.cloud.qemu.record import HOSTNAME
-from kiosk.errors import GuestError, PolicyError, UsageError, VerificationError
+from kiosk.cloud.qemu.record import HOSTNAME, TAP
+from kiosk.errors import GuestError, NotFoundError, PolicyError, UsageError, VerificationError
 from kiosk.model.flavour import Flavour
 from kiosk.model.manifest import read_manifest
 from kiosk.model.names import ImageRef, LayerRef, Ref, manifest_path, parse_manifest_path
@@ -33,6 +33,7 @@ class Order:
     name: str | None
     lifetime: int | None
     network: bool
+    tap: str | None = None
     own_flavours: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -46,6 +47,7 @@ class Plan:
     name: str
     lifetime: int | None
     network: bool
+    tap: str | None = None
 
 
 def plan(cache: HostCache, order: Order) -> Plan:
@@ -71,8 +73,21 @@ def plan(cache: HostCache, order: Order) -> Plan:
         )
     if order.lifetime is not None and not 60 <= order.lifetime <= 366 * 86400:
         raise UsageError("a lifetime is from one minute to a year", hint="--lifetime 24h")
+    if order.tap is not None:
+        check_tap(order.tap)
     flavour = Flavour.parse(order.flavour, order.own_flavours)
-    return Plan(image, tuple(layers), flavour, name, order.lifetime, order.network)
+    return Plan(image, tuple(layers), flavour, name, order.lifetime, order.network, order.tap)
+
+
+def check_tap(name: str) -> None:
+    """Refuses what is no tap interface of this host: QEMU, as root, would make one that leads nowhere."""
+    if not re.fullmatch(TAP, name):
+        raise UsageError(f"{name!r} is not the name of a network interface", hint="--tap tap0")
+    if not Path("/sys/class/net", name, "tun_flags").exists():
+        raise NotFoundError(
+            f"there is no tap interface {name} on this host",
+            hint=f"ip tuntap add dev {name} mode tap; ip link set {name} master BRIDGE up",
+        )
 
 
 def launch(
@@ -93,6 +108,7 @@ def launch(
                 bundle=bundle,
                 lifetime=planned.lifetime,
                 network=planned.network,
+                tap=planned.tap,
             )
         )
     if timeout is None:

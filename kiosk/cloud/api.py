@@ -23,7 +23,8 @@ stopping: the guest is shutting down; failed: it will never be ready (see `reaso
 @dataclass(frozen=True)
 class VmSpec:
     """A VM to start. Image and layers have versions; `bundle` is a folder with the signed metadata and
-    manifests from which the guest verifies its layers; `lifetime` is in seconds."""
+    manifests from which the guest verifies its layers; `lifetime` is in seconds. The network is outgoing only, or
+    with `tap` the one that this network interface of the host is in."""
 
     name: str
     image: ImageRef
@@ -32,6 +33,7 @@ class VmSpec:
     bundle: Path
     lifetime: int | None = None
     network: bool = True
+    tap: str | None = None
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def command(record: Record, disks: Disks) -> list[str]:
         *_boot(disks),
         *_disks(disks),
         *_channels(),
-        *(_network() if record.network else []),
+        *(_network(record) if record.network else []),
         "-device", "virtio-rng-pci",
     ]  # fmt: skip
 
@@ -118,9 +118,16 @@ def _channels() -> list[str]:
     ]  # fmt: skip
 
 
-def _network() -> list[str]:
-    """Outgoing connections only: user-mode, no forwarded port; no boot ROM, so nothing boots from it."""
-    return ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
+def _network(record: Record) -> list[str]:
+    """Outgoing connections only (user-mode, no forwarded port), or the network of the host's tap interface. No boot
+    ROM, so nothing boots from it."""
+    backend = f"tap,id=net,ifname={record.tap},script=no,downscript=no" if record.tap else "user,id=net"
+    return ["-netdev", backend, "-device", f"virtio-net-pci,netdev=net,mac={mac(record.uuid)},romfile="]
+
+
+def mac(uuid: str) -> str:
+    """A VM's MAC address, from its UUID: no two VMs of one network should have the same."""
+    return ":".join(["52:54:00", uuid[0:2], uuid[2:4], uuid[4:6]])
 
 
 def _file(path: Path) -> dict[str, Any]:
