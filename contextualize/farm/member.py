@@ -168,8 +168,9 @@ def load(machine: Machine) -> Optional[Member]:
     settings: Dict[str, str] = f.pairs("settings", SETTING, r"[^\x00-\x1f\x7f]{0,2000}", 50)
     driver = _driver(kind)
     known = Node(node.text("name", r".{1,253}"), node.text("image", NAME), node.text("version", VERSION))
-    given = {k: v for k, v in settings.items() if k not in driver.settings or v != driver.settings[k].default}
-    return Member(driver, Seat(machine, name, known, checked(Farm(kind, name, given, {}), driver.settings)))
+    return Member(
+        driver, Seat(machine, name, known, checked(Farm(kind, name, settings, {}), driver.settings))
+    )
 
 
 def _driver(kind: str) -> Driver:

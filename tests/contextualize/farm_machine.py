@@ -15,7 +15,7 @@ class FarmMachine(Machine):
 
     def __init__(self, root: Path, inside: Callable[[Sequence[str]], list[str]] = list) -> None:
         super().__init__(root)
-        self._inside = inside
+        self.inside = inside
         self.units = Units(root, inside)
         self.asked: list[list[str]] = []
         (root / "proc").mkdir(parents=True, exist_ok=True)
@@ -44,4 +44,4 @@ class FarmMachine(Machine):
         if argv[0] == "journalctl":
             lines = self.units.said(argv[argv.index("-u") + 1]).splitlines()
             return Answer(0, "\n".join(lines[-int(argv[argv.index("-n") + 1]) :]), "")
-        return super().ask(self._inside(argv), timeout, environment)
+        return super().ask(self.inside(argv), timeout, environment)

@@ -72,6 +72,13 @@ def test_unknown_and_missing_settings_and_secrets_are_named_without_a_secrets_by
                 checked_secrets(Farm(kind, "f", {}, {}), known.secrets)
 
 
+@pytest.mark.parametrize("kind", member.DRIVERS)
+def test_each_setting_and_secret_is_in_the_documentation(kind: str) -> None:
+    text = (Path(__file__).parents[2] / "docs/farms.md").read_text()
+    for name in (*driver(kind).settings, *driver(kind).secrets):
+        assert f"`{name}`" in text, name
+
+
 def test_a_farm_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="there is no driver 'os'; there are htcondor, lsf, slurm"):
         member.join(FarmMachine(tmp_path), Farm("os", "f", {}, {}), NODE)

@@ -259,3 +259,51 @@ def test_a_slurmd_that_dies_comes_back_and_its_job_goes_on(
 )
 def test_what_scontrol_says_of_a_node_is_read(line: str, states: set[str], reason: str) -> None:
     assert (Listed.read(line).states, Listed.read(line).reason) == (states, reason)
+
+
+@pytest.fixture
+def apart(machine: FarmMachine) -> Iterator[FarmMachine]:
+    """The machine in a network of its own, as a VM is: 10.99.7.2, and the controller at 10.99.7.1. Its own name
+    leads to its loopback, as the boot writes it."""
+    name, host, guest = "kiosk-farm", "kf-host", "kf-guest"
+    (machine.root / "hosts").write_text("127.0.0.1 localhost\n127.0.1.1 wn-1.example.org wn-1\n")
+    for words in (
+        f"ip netns add {name}",
+        f"ip link add {host} type veth peer name {guest} netns {name}",
+        f"ip addr add 10.99.7.1/24 dev {host}",
+        f"ip link set {host} up",
+        f"ip -n {name} addr add 10.99.7.2/24 dev {guest}",
+        f"ip -n {name} link set {guest} up",
+        f"ip -n {name} link set lo up",
+    ):
+        subprocess.run(words.split(), check=True)
+    network = ["nsenter", f"--net=/run/netns/{name}"]
+    found = FarmMachine(machine.root, lambda argv: [*network, *machine.inside(argv)])
+    subprocess.run(machine.inside(["mount", "--bind", f"{machine.root}/hosts", "/etc/hosts"]), check=True)
+    yield found
+    for unit in found.units.alive():
+        found.units.stop(unit)
+    subprocess.run(["ip", "link", "del", host], check=True)
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.mark.slow
+def test_the_controller_reaches_a_node_at_the_address_that_it_connects_from(
+    home: Path, apart: FarmMachine
+) -> None:
+    cluster = SlurmCluster(home / "apart", apart.root / "spool", address="10.99.7.1")
+    try:
+        settings = {"controllers": cluster.address, "memory": "500"}
+        joined = member.join(apart, Farm("slurm", "ci", settings, {"munge_key": cluster.key}, 30), NODE)
+        assert "NodeAddr=10.99.7.2 NodeHostName=localhost" in cluster.said(
+            "scontrol", "-o", "show", "node", "wn-1"
+        )
+        job = cluster.submit("echo ran on $SLURMD_NODENAME", "--mem=100")
+        wait_for(lambda: cluster.job(job) == "COMPLETED", "the job")
+        assert cluster.output(job) == "ran on wn-1\n"
+        joined.close("age")
+        wait_for(lambda: joined.busy() == 0, "the job's end")
+        joined.leave()
+        assert cluster.nodes() == []
+    finally:
+        cluster.close()

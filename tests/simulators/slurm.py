@@ -15,7 +15,7 @@ from tests.simulators.namespaces import Namespaces, signal_child
 
 CONF = """
 ClusterName=ci
-SlurmctldHost=localhost(127.0.0.1)
+SlurmctldHost=localhost({address})
 SlurmctldPort={controller}
 SlurmdPort={node}
 SlurmUser=root
@@ -57,9 +57,15 @@ def free_port() -> int:
 class SlurmCluster:
     """The controller. `spool` is the nodes' SlurmdSpoolDir."""
 
-    def __init__(self, home: Path, spool: Path, most: int = 64) -> None:
+    def __init__(self, home: Path, spool: Path, most: int = 64, address: str = "127.0.0.1") -> None:
         self.home, self.key, self.port = home, secrets.token_bytes(1024), free_port()
-        self._conf = {"controller": self.port, "node": free_port(), "home": home, "spool": spool}
+        self._conf = {
+            "address": address,
+            "controller": self.port,
+            "node": free_port(),
+            "home": home,
+            "spool": spool,
+        }
         self._conf["nodes"] = f"NodeName=static1 NodeAddr=127.0.0.1 Port={free_port()} State=UNKNOWN"
         for folder in ("state", "munge", "sockets", "slurm"):
             (home / folder).mkdir(parents=True)
@@ -77,7 +83,7 @@ class SlurmCluster:
     @property
     def address(self) -> str:
         """Where nodes reach it."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self._conf['address']}:{self.port}"
 
     def configure(self, most: int) -> None:
         """Writes slurm.conf and starts the controller."""
