@@ -7,8 +7,9 @@ export DEBIAN_FRONTEND := noninteractive
 APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent mtools \
        openssh-client openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid \
        systemd systemd-boot-efi tar xz-utils zstd
-TEST := btrfs-progs iproute2 libarchive-tools libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lvm2 nginx-light openssh-server \
-        opentracker postgresql python3-m2crypto xfsprogs
+TEST := btrfs-progs iproute2 libarchive-tools libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lvm2 munge \
+        nginx-light openssh-server opentracker postgresql python3-m2crypto slurm-client slurm-wlm-basic-plugins \
+        slurmctld slurmd xfsprogs
 
 FAST := -m "not slow" -n 2 --dist loadfile
 
@@ -54,6 +55,11 @@ apt:
 	if [ -n "$$missing" ]; then \
 	  echo "==> Installing Debian packages:" $$missing; \
 	  $(if $(SUDO),echo "    (with sudo)";) \
+	  if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	    echo "    (their services are not started: tests and demo start their own)"; \
+	    trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
+	    printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 0755 /dev/stdin /usr/sbin/policy-rc.d; \
+	  fi; \
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y --no-install-recommends $$missing \
 	    -o Dpkg::Progress-Fancy=0 -o Dpkg::Use-Pty=0 >$(or $(TMPDIR),/tmp)/kiosk-apt.log 2>&1 || \
 	    { tail -n 20 $(or $(TMPDIR),/tmp)/kiosk-apt.log >&2; exit 1; }; \

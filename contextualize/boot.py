@@ -10,7 +10,7 @@ import contextlib
 import time
 from typing import Dict, Iterator
 
-from contextualize import switches
+from contextualize import farms, switches
 from contextualize.errors import Refused
 from contextualize.machine import Machine
 from contextualize.stages import (
@@ -55,14 +55,22 @@ def boot(machine: Machine, reporter: Reporter) -> int:
         _stages(machine, reporter, stage)
     except Refused as e:
         print(f"failed in {stage.stage}: {e.reason}", flush=True)
-        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
+        _undo(machine, stage.stage)
         reporter.failed(stage.stage, e.reason)
         return 1
     except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
-        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
+        _undo(machine, stage.stage)
         reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
         raise
     return 0
+
+
+def _undo(machine: Machine, stage: str) -> None:
+    """No job may start on, or believe in, a machine that is about to stop."""
+    from contextualize.stages import join
+
+    join.undo(machine, f"its boot failed in {stage}")
+    machine.path(attest.ATTESTATION).unlink(missing_ok=True)
 
 
 def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
@@ -92,6 +100,11 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("attest"):
         attestation = attest.run(machine, found, verified, stage.seconds, switched_on)
         apply.start(machine, [*attest.TIMERS, *services])
+    if found.context.farm:
+        from contextualize.stages import join  # most of a boot's imports; not every machine has a farm
+
+        with stage("join"):
+            join.run(machine, found.context, farms.merged(found.context.farm, verified.layers))
     if found.context.hooks.epilog is not None:
         with stage("hooks"):
             hooks.epilog(machine, found)

@@ -5,14 +5,17 @@ Every program has a time limit, and one that fails is a Refused that says how it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
+import pwd
 import shlex
 import socket
 import stat
 import subprocess
 import time
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -26,6 +29,22 @@ PRIVATE = "/run/kiosk/private"
 
 PROGRAMS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 """The environment of every program that is run."""
+UNANSWERED = 124
+"""The status of a program that had to be ended after its time."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a program ended and what it printed; `said` is its last line, wherever it went."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        lines = (self.err or self.out).splitlines()
+        return lines[-1].strip()[:300] if lines else f"status {self.status} and no word"
 
 
 class Machine:
@@ -144,6 +163,28 @@ class Machine:
         """Runs a program to its end and prints each line of its output behind `name` (contextualize.script)."""
         script.run(argv, name, timeout, {**PROGRAMS, **(env or {})}, self.root)
 
+    def ask(
+        self, argv: Sequence[str], timeout: float = 20, environment: Optional[Mapping[str, str]] = None
+    ) -> Answer:
+        """Runs a program whose failure means something, and says how it ended; Refused only when it can't be
+        started. One that isn't done in time is ended, with the status UNANSWERED. At most 1 MiB of what it
+        prints is kept."""
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                env={**PROGRAMS, **(environment or {})},
+            )
+        except subprocess.TimeoutExpired:
+            return Answer(UNANSWERED, "", f"no answer after {timeout:.0f} s")
+        except OSError as e:
+            raise Refused(f"`{shlex.join(argv)}`: {os.strerror(e.errno or 0)}") from None
+        out, err = (text[: 1 << 20].decode(errors="replace").strip() for text in (done.stdout, done.stderr))
+        return Answer(done.returncode, out, err)
+
     def appears(self, paths: Sequence[str], seconds: float) -> str:
         """Waits until one of some paths is there (udev makes them as disks appear) and returns it."""
         end = time.monotonic() + seconds
@@ -196,6 +237,37 @@ class Machine:
     def chown(self, absolute: str, uid: int, gid: int) -> None:
         """Gives a file to a user; a link itself, not what it points at."""
         os.chown(self.path(absolute), uid, gid, follow_symlinks=False)
+
+    def address(self, host: str) -> Optional[str]:
+        """The address from which this machine would talk to a host (IPv4, where it has one), or None. Nothing is
+        sent."""
+        try:
+            found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+        except OSError:
+            return None
+        for family, kind, protocol, _name, there in sorted(found, key=lambda entry: entry[0]):
+            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as s:
+                s.connect(there)
+                return str(s.getsockname()[0])
+        return None
+
+    def account(self, name: str) -> Tuple[int, int]:
+        """A user's number and that of the group; Refused where there is no such user."""
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            raise Refused(f"this image has no user {name}") from None
+        return found.pw_uid, found.pw_gid
+
+    def wipe(self, absolute: str) -> None:
+        """Overwrites a file with zeros and takes it away; nothing happens where none is."""
+        if not stat.S_ISREG(self.mode(absolute)):
+            return
+        path = self.path(absolute)
+        with path.open("r+b", buffering=0) as f:
+            f.write(bytes(os.fstat(f.fileno()).st_size))
+            os.fsync(f.fileno())
+        path.unlink()
 
     def walk(self, folder: str) -> Iterator[os.DirEntry[str]]:
         """Everything below a folder, links not followed."""

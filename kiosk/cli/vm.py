@@ -118,6 +118,10 @@ def start(
     context_source: Annotated[
         str, typer.Option(help="How the guest is told: nocloud, configdrive, opennebula or ec2.")
     ] = "nocloud",
+    tap: Annotated[
+        str | None,
+        typer.Option(help="A tap interface of this host: the guest is in its network, and can be reached."),
+    ] = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -137,6 +141,7 @@ def start(
         name=name,
         lifetime=None if lifetime is None else seconds(lifetime),
         network=network,
+        tap=tap,
         own_flavours=settings(ctx).flavours,
         source=context_source,
         context=context,

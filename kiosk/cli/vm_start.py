@@ -17,8 +17,8 @@ from kiosk.cloud.context import SOURCES, Source, document, given
 from kiosk.cloud.hostcache import SYNC, HostCache
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
-from kiosk.cloud.qemu.record import HOSTNAME
-from kiosk.errors import GuestError, PolicyError, UsageError, VerificationError
+from kiosk.cloud.qemu.record import HOSTNAME, TAP
+from kiosk.errors import GuestError, NotFoundError, PolicyError, UsageError, VerificationError
 from kiosk.model.flavour import Flavour
 from kiosk.model.floor import Floor
 from kiosk.model.manifest import read_manifest
@@ -45,6 +45,7 @@ class Order:
     name: str | None
     lifetime: int | None
     network: bool
+    tap: str | None = None
     own_flavours: Mapping[str, str] = field(default_factory=dict)
     source: str = "nocloud"
     context: Path | None = None
@@ -62,6 +63,7 @@ class Plan:
     network: bool
     source: Source = "nocloud"
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    tap: str | None = None
 
 
 def plan(cache: HostCache, order: Order) -> Plan:
@@ -92,6 +94,8 @@ def plan(cache: HostCache, order: Order) -> Plan:
         )
     if order.lifetime is not None and not 60 <= order.lifetime <= 366 * 86400:
         raise UsageError("a lifetime is from one minute to a year", hint="--lifetime 24h")
+    if order.tap is not None:
+        check_tap(order.tap)
     flavour = Flavour.parse(order.flavour, order.own_flavours)
     if order.source not in SOURCES:
         raise UsageError(f"{order.source!r} is not a source of context", hint=f"Write {', '.join(SOURCES)}.")
@@ -99,7 +103,20 @@ def plan(cache: HostCache, order: Order) -> Plan:
     document(
         uuid=str(uuid.UUID(int=0)), name=name, image=image, layers=layers, lifetime=order.lifetime, more=more
     )
-    return Plan(image, tuple(layers), flavour, name, order.lifetime, order.network, order.source, more)
+    return Plan(
+        image, tuple(layers), flavour, name, order.lifetime, order.network, order.source, more, order.tap
+    )
+
+
+def check_tap(name: str) -> None:
+    """Refuses what is no tap interface of this host: QEMU, as root, would make one that leads nowhere."""
+    if not re.fullmatch(TAP, name):
+        raise UsageError(f"{name!r} is not the name of a network interface", hint="--tap tap0")
+    if not Path("/sys/class/net", name, "tun_flags").exists():
+        raise NotFoundError(
+            f"there is no tap interface {name} on this host",
+            hint=f"ip tuntap add dev {name} mode tap; ip link set {name} master BRIDGE up",
+        )
 
 
 def launch(
@@ -122,6 +139,7 @@ def launch(
                 network=planned.network,
                 source=planned.source,
                 context=planned.context,
+                tap=planned.tap,
             )
         )
     if timeout is None:

@@ -77,3 +77,10 @@ def test_the_network_has_no_way_in() -> None:
     assert values(words, "-netdev") == ["user,id=net"]
     assert "hostfwd" not in " ".join(words)
     assert (values(words, "-accel"), values(words, "-cpu")) == (["kvm"], ["host"])
+
+
+def test_a_tap_puts_the_guest_into_the_hosts_network_under_an_address_of_its_own() -> None:
+    words = argv.command(RECORD.model_copy(update={"network": True, "tap": "tap0"}), UEFI)
+    assert values(words, "-netdev") == ["tap,id=net,ifname=tap0,script=no,downscript=no"]
+    assert f"virtio-net-pci,netdev=net,mac={argv.mac(RECORD.uuid)},romfile=" in words
+    assert argv.mac("0c0ffee0-0000-4000-8000-000000000001") == "52:54:00:0c:0f:fe"

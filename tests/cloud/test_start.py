@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -253,3 +253,29 @@ def test_what_needs_kiosks_own_images_is_refused_for_an_imported_one(
     done = command(foreign, "start", "foreign", "--direct-kernel", "--accel", "tcg")
     assert done.returncode == 2 and "no kernel beside its disk" in done.stderr
     assert not cloud.list_vms()
+
+
+@pytest.fixture
+def tap() -> Iterator[str]:
+    name = f"kt{os.getpid() % 10**9}"
+    subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    yield name
+    subprocess.run(["ip", "tuntap", "del", "dev", name, "mode", "tap"], check=True)
+
+
+def test_a_vm_is_in_the_network_of_a_tap_interface_that_is_there(
+    tap: str, kiosk: Kiosk, cloud: QemuCloud
+) -> None:
+    uefi = QemuCloud(cloud.vms, cloud.cache, accel="tcg", boot="uefi")
+    planned = vm_start.plan(cloud.cache, replace(order(), tap=tap))
+    vm_start.launch(uefi, kiosk.hypervisor.host / "metadata", planned, None)
+    assert Path("/sys/class/net", tap, "carrier").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("tap", "error"), [("lo", NotFoundError), ("nosuch0", NotFoundError), ("a,b=c", UsageError)]
+)
+def test_what_is_no_tap_interface_is_refused(cloud: QemuCloud, tap: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        vm_start.plan(cloud.cache, replace(order(), tap=tap))

@@ -55,7 +55,7 @@ def command(record: Record, disks: Disks) -> list[str]:
         *_boot(disks),
         *_disks(disks, context=record.source != "ec2"),
         *_channels(),
-        *(_network(metadata=record.source == "ec2") if record.network else []),
+        *(_network(record) if record.network else []),
         "-device", "virtio-rng-pci",
     ]  # fmt: skip
 
@@ -119,20 +119,28 @@ def _channels() -> list[str]:
     ]  # fmt: skip
 
 
-def _network(*, metadata: bool) -> list[str]:
-    """Outgoing connections only: user-mode, no forwarded port; no boot ROM, so nothing boots from it.
+def _network(record: Record) -> list[str]:
+    """Outgoing connections only (user-mode, no forwarded port), or the network of the host's tap interface; no boot
+    ROM, so nothing boots from it.
 
     What the guest sends to the metadata service goes to kiosk.cloud.metadata, by a socket: QEMU forwards only
     addresses of its own network, so that is the link-local one.
     """
-    device = ["-device", "virtio-net-pci,netdev=net,romfile="]
-    if not metadata:
+    device = ["-device", f"virtio-net-pci,netdev=net,mac={mac(record.uuid)},romfile="]
+    if record.tap:
+        return ["-netdev", f"tap,id=net,ifname={record.tap},script=no,downscript=no", *device]
+    if record.source != "ec2":
         return ["-netdev", "user,id=net", *device]
     net = "user,id=net,net=169.254.0.0/16,host=169.254.0.2,dns=169.254.0.3,dhcpstart=169.254.0.15"
     return [
         "-chardev", f"socket,id=metadata,path={METADATA},server=on,wait=off",
         "-netdev", f"{net},guestfwd=tcp:169.254.169.254:80-chardev:metadata", *device,
     ]  # fmt: skip
+
+
+def mac(uuid: str) -> str:
+    """A VM's MAC address, from its UUID: no two VMs of one network should have the same."""
+    return ":".join(["52:54:00", uuid[0:2], uuid[2:4], uuid[4:6]])
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -190,7 +190,7 @@ class QemuCloud:
         made = Record(
             id=identity[:8], uuid=identity, name=spec.name, image=str(spec.image),
             layers=tuple(map(str, spec.layers)), flavour=spec.flavour, boot=boot, accel=chosen,
-            network=spec.network, created=clock.now(), lifetime=spec.lifetime, reports=reports,
+            network=spec.network, tap=spec.tap, created=clock.now(), lifetime=spec.lifetime, reports=reports,
             source=spec.source,
         )  # fmt: skip
         hidden, folder = self.vms / f".{made.id}.new", self.vms / made.id

@@ -16,6 +16,7 @@ from kiosk.model.names import ImageRef, LayerRef, Ref
 
 Boot = Literal["uefi", "bios", "direct-kernel"]
 Accel = Literal["kvm", "tcg"]
+TAP = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$"
 HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 HOSTNAME = rf"^{HOST_LABEL}(?:\.{HOST_LABEL}){{0,10}}$"
 
@@ -34,6 +35,7 @@ class Record(Document):
     boot: Boot
     accel: Accel
     network: bool
+    tap: Annotated[str, StringConstraints(pattern=TAP)] | None = None
     created: datetime
     lifetime: int | None = None
     reports: bool = True

@@ -1,0 +1,160 @@
+"""What a driver of a batch farm has to know: a table of settings and secrets, files, daemons, and five questions.
+
+A driver keeps nothing between two calls: all that it needs is in the `Seat`, so that a process other than the
+one that joined can close, watch and leave. Each call is bounded in time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Dict, Mapping, Optional, Sequence, Tuple
+
+from contextualize.errors import Refused
+from contextualize.farm.settings import Secret, Setting
+from contextualize.machine import Answer, Machine
+
+if TYPE_CHECKING:
+    from contextualize.farm.services import Service
+
+MARK = "kiosk: "
+"""Begins every reason that a farm is told, so that people and later nodes see whose it is."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """This machine, as the farm shall know it: its name, and the image that it runs."""
+
+    name: str
+    image: str
+    version: str
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a daemon reads. A secret that is read once names the service after whose start it is wiped;
+    every file is taken away when the machine leaves."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+    owner: str = "root"
+    once: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the farm showed. `open`: it sends jobs here. `waiting`: not yet. `refused`: it won't,
+    unless something is changed. `listed`: it knows this node, which must then be taken off again."""
+
+    state: str
+    saw: str
+    listed: bool = False
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a driver works: the machine, the farm's name, the node, and the settings, which are checked."""
+
+    machine: Machine
+    farm: str
+    node: Node
+    settings: Mapping[str, str]
+
+    def path(self, absolute: str) -> str:
+        """Where a path of the machine is, as programs see it."""
+        return str(self.machine.path(absolute))
+
+    def name(self) -> str:
+        """The node's name in the farm: its first label, or all of it where `node_name` is `full`."""
+        full = self.settings.get("node_name") == "full"
+        return self.node.name if full else self.node.name.split(".")[0]
+
+    def folder(self, path: str, mode: int = 0o755, owner: str = "root") -> None:
+        """Makes a folder that belongs to a user."""
+        self.machine.folder(path, mode)
+        if owner != "root":
+            self.machine.chown(path, *self.machine.account(owner))
+        self.machine.path(path).chmod(mode)
+
+    def memory(self) -> int:
+        """MiB for jobs: as set, or all but the reserve."""
+        if self.settings["memory"]:
+            return int(self.settings["memory"])
+        found = re.search(rb"^MemTotal: +([0-9]+) kB$", self.machine.read("/proc/meminfo"), re.MULTILINE)
+        if not found:
+            raise Refused("/proc/meminfo has no MemTotal")
+        left = int(found.group(1)) // 1024 - int(self.settings["reserve_memory"])
+        if left < 1:
+            raise Refused(f"farm {self.farm}: reserve_memory leaves no memory for jobs")
+        return left
+
+
+class Driver(ABC):
+    """A kind of farm."""
+
+    kind: ClassVar[str]
+    settings: ClassVar[Dict[str, Setting]]
+    secrets: ClassVar[Dict[str, Secret]]
+
+    @abstractmethod
+    def prepare(self, seat: Seat) -> None:
+        """Makes the folders of the daemons; Refused when the machine lacks one of their programs."""
+
+    @abstractmethod
+    def files(self, seat: Seat, secrets: Mapping[str, bytes]) -> Sequence[File]:
+        """The files that the daemons need. Without secrets: those that may be there now."""
+
+    @abstractmethod
+    def services(self, seat: Seat) -> Tuple[Service, ...]:
+        """The daemons, in the order in which they are started; they are stopped in the opposite one."""
+
+    @abstractmethod
+    def environment(self, seat: Seat) -> Mapping[str, str]:
+        """What the farm's programs need in their environment."""
+
+    @abstractmethod
+    def look(self, seat: Seat) -> Look:
+        """Looks once whether the farm has taken this node."""
+
+    @abstractmethod
+    def close(self, seat: Seat, reason: str) -> None:
+        """Has the farm send no more jobs; returns when the farm says so, Refused when it can't be had."""
+
+    @abstractmethod
+    def busy(self, seat: Seat) -> int:
+        """How many jobs are here. Refused when nothing runs here and the farm can't be asked: it may have sent
+        one that has not started."""
+
+    @abstractmethod
+    def leave(self, seat: Seat, reason: str) -> None:
+        """Stops the daemons and has the farm forget this node; Refused when the farm still knows it."""
+
+    def ask(self, seat: Seat, *argv: str, timeout: float = 20) -> Answer:
+        """Runs one of the farm's programs."""
+        return seat.machine.ask(argv, timeout, self.environment(seat))
+
+
+def template(name: str) -> str:
+    """The text of a template."""
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def told(reason: str) -> str:
+    """A reason as farms are told it: marked, one line of plain characters that mean nothing to any program."""
+    return MARK + " ".join(re.sub(r"[^A-Za-z0-9.,:@/_+-]+", " ", reason).split())[:200]
+
+
+def program(seat: Seat, folder: str, name: str) -> str:
+    """The path of a program that is there and that no other user may change; Refused otherwise."""
+    path = f"{folder}/{name}"
+    try:
+        mode = seat.machine.path(path).stat().st_mode
+    except OSError as e:
+        raise Refused(f"farm {seat.farm}: {path}: {os.strerror(e.errno or 0)}") from None
+    if not mode & 0o111 or mode & 0o002:
+        raise Refused(f"farm {seat.farm}: {path} is no program, or one that everybody may change")
+    return seat.path(path)

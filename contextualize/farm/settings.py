@@ -1,0 +1,81 @@
+"""What may stand in a context's `farm` section: every setting has a pattern, every secret a size.
+
+A value that matches its pattern can't break out of the line, the word or the path that it is put into, whatever
+it is. Nothing is passed over: an unknown setting or secret is refused as a wrong one is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Dict, Mapping, Optional
+
+from contextualize.context import Farm
+from contextualize.errors import Refused
+
+NUMBER = r"[1-9][0-9]{0,8}"
+HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?"
+PORT = r"[1-9][0-9]{0,4}"
+SERVER = rf"{HOST}(?::{PORT})?"
+WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}"
+USER = r"[a-z_][a-z0-9_-]{0,30}"
+_PART = r"/[A-Za-z0-9_+][A-Za-z0-9._+-]{0,60}"
+PATH = rf"(?:{_PART}){{1,12}}"
+PROGRAMS = rf"(?!/(?:opt/experiment|tmp|var|dev|proc|sys|run|home|root|scratch)(?:/|\Z)){PATH}"
+"""A folder whose programs run as root: none that a job or an experiment could fill."""
+
+
+def several(pattern: str, most: int) -> str:
+    """The pattern of one to `most` values with commas between them."""
+    return rf"{pattern}(?:,{pattern}){{0,{most - 1}}}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting's pattern, its default (None: the context must have it), and what it is for."""
+
+    pattern: str
+    default: Optional[str]
+    what: str
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A secret's size in bytes, and whether a node can join without it."""
+
+    least: int
+    most: int
+    what: str
+    needed: bool = True
+
+
+def checked(farm: Farm, known: Mapping[str, Setting]) -> Dict[str, str]:
+    """All settings with their values or defaults; Refused when one is unknown, missing, or not of its pattern."""
+    where = f"farm {farm.name} ({farm.kind})"
+    for name in sorted(farm.settings):
+        if name not in known:
+            raise Refused(f"{where}: unknown setting {name}; it has {', '.join(sorted(known))}")
+        if not re.fullmatch(known[name].pattern, farm.settings[name]):
+            raise Refused(f"{where}: {name} = {farm.settings[name]!r:.80} is not {known[name].what}")
+    found = {}
+    for name, setting in known.items():
+        value = farm.settings.get(name, setting.default)
+        if value is None:
+            raise Refused(f"{where}: the setting {name} is missing: {setting.what}")
+        found[name] = value
+    return found
+
+
+def checked_secrets(farm: Farm, known: Mapping[str, Secret]) -> Dict[str, bytes]:
+    """The secrets; Refused, without a byte of them, when one is unknown, missing, or of a wrong size."""
+    where = f"farm {farm.name} ({farm.kind})"
+    for name in sorted(farm.secrets):
+        if name not in known:
+            raise Refused(f"{where}: unknown secret {name}; it takes {', '.join(sorted(known)) or 'none'}")
+    for name, secret in known.items():
+        if name not in farm.secrets:
+            if secret.needed:
+                raise Refused(f"{where}: the secret {name} is missing: {secret.what}")
+        elif not secret.least <= len(farm.secrets[name]) <= secret.most:
+            raise Refused(f"{where}: the secret {name} has not {secret.least} to {secret.most} bytes")
+    return dict(farm.secrets)

@@ -1,0 +1,117 @@
+"""What a context may say of a farm, and that nothing of it gets out of its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from contextualize.context import Farm
+from contextualize.errors import Refused
+from contextualize.farm import member
+from contextualize.farm.driver import Driver, Node, Seat, told
+from contextualize.farm.services import Service, quoted
+from contextualize.farm.settings import checked, checked_secrets
+from tests.contextualize.farm_machine import FarmMachine
+
+NODE = Node("wn-1", "debian-12-worker", "20261125.1")
+NEEDED = {
+    "slurm": {"controllers": "ctl"},
+    "lsf": {"servers": "m", "bindir": "/opt/site/lsf/bin", "serverdir": "/opt/site/lsf/etc"},
+    "htcondor": {"collector": "cm"},
+}
+HOSTILE = ("a b", "a\tb", "a\nb", 'a"b', "a'b", "a$(id)", "a`id`", "a;b", "a\\b", "a%b", "a#b", "a=b c", "-x",
+           "a\u00e9", "../x", "/tmp/x", "/opt/experiment/vo/bin", "/opt/site/../tmp", "$ENV(HOME)", "a|b")  # fmt: skip
+
+
+def driver(kind: str) -> Driver:
+    found: Driver = importlib.import_module(f"contextualize.farm.{kind}").DRIVER
+    return found
+
+
+@pytest.mark.parametrize("kind", member.DRIVERS)
+def test_the_needed_settings_are_enough_and_defaults_are_of_their_patterns(kind: str) -> None:
+    known = driver(kind).settings
+    found = checked(Farm(kind, "f", NEEDED[kind], {}), known)
+    assert found.keys() == known.keys()
+    for name, setting in known.items():
+        assert re.fullmatch(setting.pattern, found[name]), name
+
+
+@pytest.mark.parametrize("kind", member.DRIVERS)
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_setting_takes_a_value_that_breaks_out(kind: str, value: str) -> None:
+    for name in driver(kind).settings:
+        with pytest.raises(Refused, match=rf"farm f \({kind}\): {name} = "):
+            checked(Farm(kind, "f", {**NEEDED[kind], name: value}, {}), driver(kind).settings)
+
+
+@pytest.mark.parametrize("kind", member.DRIVERS)
+def test_unknown_and_missing_settings_and_secrets_are_named_without_a_secrets_bytes(kind: str) -> None:
+    known = driver(kind)
+    with pytest.raises(Refused, match="unknown setting prolog; it has "):
+        checked(Farm(kind, "f", {**NEEDED[kind], "prolog": "x"}, {}), known.settings)
+    with pytest.raises(Refused, match=f"the setting {min(NEEDED[kind])} is missing"):
+        checked(
+            Farm(kind, "f", {k: v for k, v in NEEDED[kind].items() if k != min(NEEDED[kind])}, {}),
+            known.settings,
+        )
+    with pytest.raises(Refused, match="unknown secret password; it takes ") as refused:
+        checked_secrets(Farm(kind, "f", {}, {"password": b"hunter2"}), known.secrets)
+    assert "hunter2" not in refused.value.reason
+    for name, secret in known.secrets.items():
+        with pytest.raises(Refused, match=f"the secret {name} has not ") as refused:
+            checked_secrets(Farm(kind, "f", {}, {name: b"x" * (secret.most + 1)}), known.secrets)
+        assert "xx" not in refused.value.reason
+        if secret.needed:
+            with pytest.raises(Refused, match=f"the secret {name} is missing: "):
+                checked_secrets(Farm(kind, "f", {}, {}), known.secrets)
+
+
+@pytest.mark.parametrize("kind", member.DRIVERS)
+def test_each_setting_and_secret_is_in_the_documentation(kind: str) -> None:
+    text = (Path(__file__).parents[2] / "docs/farms.md").read_text()
+    for name in (*driver(kind).settings, *driver(kind).secrets):
+        assert f"`{name}`" in text, name
+
+
+def test_a_farm_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="there is no driver 'os'; there are htcondor, lsf, slurm"):
+        member.join(FarmMachine(tmp_path), Farm("os", "f", {}, {}), NODE)
+
+
+def test_a_machine_that_joined_nothing_is_no_member(tmp_path: Path) -> None:
+    assert member.load(FarmMachine(tmp_path)) is None
+
+
+def test_a_reason_is_told_in_plain_words_of_one_line() -> None:
+    assert told("age;\nreboot $(id) `x` 'y'  \x1b[0m " + "z" * 500).startswith(
+        "kiosk: age reboot id x y 0m zzz"
+    )
+    assert len(told("z" * 500)) <= 210
+
+
+def test_words_of_a_unit_mean_themselves_to_systemd() -> None:
+    assert quoted('a "b" \\ %h') == '"a \\"b\\" \\\\ %%h"'
+    text = Service("x", "a test", ("/bin/echo", "$HOME %h")).text("f")
+    assert 'ExecStart="/bin/echo" "$$HOME %%h"\n' in text
+    with pytest.raises(Refused):
+        quoted("a\nExecStart=/bin/sh")
+
+
+def test_systemd_takes_the_units_as_they_are_written(tmp_path: Path) -> None:
+    machine = FarmMachine(tmp_path / "root")
+    units = []
+    for kind in member.DRIVERS:
+        known = driver(kind)
+        seat = Seat(machine, "f", NODE, checked(Farm(kind, "f", NEEDED[kind], {}), known.settings))
+        for service in known.services(seat):
+            runnable = dataclasses.replace(service, argv=("/bin/true", *service.argv[1:]))
+            units.append(tmp_path / service.unit)
+            units[-1].write_text(runnable.text("f"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
+    assert "kiosk-farm" not in done.stderr, done.stderr

@@ -1,0 +1,130 @@
+"""Joining as a stage of the boot: after the attestation, and undone when the boot fails later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contextualize.boot import boot
+from contextualize.errors import Refused
+from contextualize.farm import member
+from contextualize.machine import Answer
+from contextualize.stages.attest import ATTESTATION
+from contextualize.stages.report import Reporter
+from tests.contextualize.guest import FolderMachine, Guest
+from tests.contextualize.lsf_farm import BIN, SERVER, LsfFarm
+
+
+class JoiningMachine(FolderMachine):
+    """A machine in a folder that has a simulated LSF cluster around it."""
+
+    def __init__(self, root: Path, context: Path, lsf: LsfFarm) -> None:
+        super().__init__(root, context)
+        self.lsf = lsf
+        self.attested: list[bool] = []
+
+    def systemctl(self, *words: str) -> None:
+        if len(words) > 1 and words[1].startswith("kiosk-farm-"):
+            self.attested.append(self.exists(ATTESTATION))
+            self.lsf.machine.systemctl(*words)
+        else:
+            super().systemctl(*words)
+
+    def ask(
+        self, argv: Sequence[str], timeout: float = 20, environment: Mapping[str, str] | None = None
+    ) -> Answer:
+        return self.lsf.machine.ask(argv, timeout, environment)
+
+    def clock(self) -> float:
+        return self.lsf.machine.clock()
+
+    def sleep(self, seconds: float) -> None:
+        self.lsf.machine.sleep(seconds)
+
+    def address(self, host: str) -> str | None:
+        return self.lsf.machine.address(host)
+
+
+class JoiningGuest:
+    """A guest whose context names a farm."""
+
+    def __init__(self, home: Path) -> None:
+        self.guest = Guest(home)
+        self.lsf = LsfFarm(home, "ibm", node="node-7")
+        self.machine = self.guest.machine = JoiningMachine(home / "root", home / "context", self.lsf)
+        self.farm: dict[str, Any] = {
+            "kind": "lsf",
+            "name": "batch",
+            "settings": {"servers": "lavam", "bindir": BIN, "serverdir": SERVER, "node_name": "short"},
+            "timeout": 120,
+        }
+        self.guest.context["farm"] = self.farm
+
+    def left(self) -> bool:
+        """Nothing of the farm runs, and no job could believe that this machine lives."""
+        assert self.lsf.machine.units.alive() == []
+        assert not self.machine.exists(ATTESTATION)
+        assert not self.machine.exists(member.MEMORY)
+        return True
+
+
+@pytest.fixture
+def joining(tmp_path: Path) -> Iterator[JoiningGuest]:
+    found = JoiningGuest(tmp_path)
+    yield found
+    for unit in found.lsf.machine.units.alive():
+        found.lsf.machine.units.stop(unit)
+
+
+def test_the_farm_is_joined_after_the_attestation_is_there_and_before_the_machine_is_ready(
+    joining: JoiningGuest,
+) -> None:
+    assert joining.guest.boot() == 0
+    assert joining.machine.attested == [True] * 3
+    assert joining.lsf.hosts()["node-7"] == "ok"
+    said = [report.get("stage", report["state"]) for report in joining.guest.reports()]
+    assert said[-3:] == ["attest", "join", "ready"]
+
+
+def test_a_farm_that_does_not_answer_stops_the_machine_with_its_reason(joining: JoiningGuest) -> None:
+    joining.lsf.change(up=False)
+    assert joining.guest.boot() == 1
+    assert joining.guest.refused().startswith(
+        "join: farm batch did not take this node within 96 s: lavam can't be re"
+    )
+    assert joining.left()
+
+
+def test_a_setting_that_the_driver_does_not_know_stops_the_machine(joining: JoiningGuest) -> None:
+    joining.farm["settings"]["add_host_on_master"] = "yes"
+    assert joining.guest.boot() == 1
+    assert joining.guest.refused().startswith(
+        "join: farm batch (lsf): unknown setting add_host_on_master; it has "
+    )
+    assert joining.left()
+
+
+def test_a_boot_that_fails_after_joining_closes_the_host_and_leaves(joining: JoiningGuest) -> None:
+    class Failing(Reporter):
+        def ready(self, attestation: Mapping[str, Any]) -> None:
+            raise Refused("the epilog failed")
+
+    joining.guest.sign()
+    assert boot(joining.machine, Failing(joining.machine, patience=1)) == 1
+    assert joining.guest.refused() == "report: the epilog failed"
+    assert joining.lsf.hosts()["node-7"] == "closed_Adm"
+    assert joining.left()
+
+
+def test_a_boot_that_is_interrupted_after_joining_leaves_too(joining: JoiningGuest) -> None:
+    class Interrupted(Reporter):
+        def ready(self, attestation: Mapping[str, Any]) -> None:
+            raise KeyboardInterrupt
+
+    joining.guest.sign()
+    with pytest.raises(KeyboardInterrupt):
+        boot(joining.machine, Interrupted(joining.machine, patience=1))
+    assert joining.left()

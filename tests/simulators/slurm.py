@@ -1,0 +1,149 @@
+"""A real Slurm controller with a munged of its own, in namespaces of its own. Its nodes register themselves."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.simulators.namespaces import Namespaces, signal_child
+
+CONF = """
+ClusterName=ci
+SlurmctldHost=localhost({address})
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CredType=cred/munge
+StateSaveLocation={home}/state
+SlurmctldPidFile={home}/slurmctld.pid
+SlurmdPidFile={spool}/slurmd.pid
+SlurmdSpoolDir={spool}
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmctldParameters=enable_configless
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=100000
+MaxNodeCount={most}
+TreeWidth=65533
+KillWait=1
+MessageTimeout=2
+{nodes}
+NodeSet=kiosk Feature=kiosk
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=virtual Nodes=kiosk MaxTime=INFINITE State=UP
+PartitionName=other Nodes=static1 MaxTime=INFINITE State=UP
+"""
+
+
+def free_port() -> int:
+    """A port that nobody has just now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class SlurmCluster:
+    """The controller. `spool` is the nodes' SlurmdSpoolDir."""
+
+    def __init__(self, home: Path, spool: Path, most: int = 64, address: str = "127.0.0.1") -> None:
+        self.home, self.key, self.port = home, secrets.token_bytes(1024), free_port()
+        self._conf = {
+            "address": address,
+            "controller": self.port,
+            "node": free_port(),
+            "home": home,
+            "spool": spool,
+        }
+        self._conf["nodes"] = f"NodeName=static1 NodeAddr=127.0.0.1 Port={free_port()} State=UNKNOWN"
+        for folder in ("state", "munge", "sockets", "slurm"):
+            (home / folder).mkdir(parents=True)
+        (home / "munge/key").write_bytes(self.key)
+        (home / "munge/key").chmod(0o400)
+        (home / "munge").chmod(0o700)
+        for path in (home / "munge", home / "munge/key", home / "sockets"):
+            subprocess.run(["chown", "munge:munge", path], check=True)
+        self.namespaces = Namespaces({"/run/munge": home / "sockets", "/run/slurm": home / "slurm"})
+        files = [f"--{file}-file={home}/munge/{file}" for file in ("key", "pid", "seed", "log")]
+        self._start("munged", ["runuser", "-u", "munge", "--", "munged", "--foreground", *files])
+        wait_for(lambda: (home / "sockets/munge.socket.2").exists(), "munged")
+        self.configure(most)
+
+    @property
+    def address(self) -> str:
+        """Where nodes reach it."""
+        return f"{self._conf['address']}:{self.port}"
+
+    def configure(self, most: int) -> None:
+        """Writes slurm.conf and starts the controller."""
+        (self.home / "slurm.conf").write_text(CONF.format(**self._conf, most=most))
+        self.controller = self._start("slurmctld", ["slurmctld", "-D", "-f", f"{self.home}/slurm.conf"])
+        wait_for(lambda: self.ask("scontrol", "ping").returncode == 0, "slurmctld")
+
+    def stop_controller(self) -> None:
+        """The controller ends; its state stays."""
+        signal_child(self.controller, signal.SIGTERM)
+        self.controller.wait(20)
+
+    def ask(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Runs one of Slurm's programs where the controller is."""
+        return subprocess.run(
+            self.namespaces.inside(argv),
+            env={**os.environ, "SLURM_CONF": f"{self.home}/slurm.conf"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def said(self, *argv: str) -> str:
+        """What such a program prints."""
+        done = self.ask(*argv)
+        assert done.returncode == 0, f"{argv}: {done.stderr}"
+        return done.stdout.strip()
+
+    def nodes(self) -> list[str]:
+        """The dynamic nodes, with their states."""
+        lines = self.said("scontrol", "-o", "show", "nodes").splitlines()
+        return [f"{ln.split()[0][9:]} {ln.split('State=')[1].split()[0]}" for ln in lines if "DYNAMIC" in ln]
+
+    def submit(self, script: str, *options: str) -> int:
+        """Submits a job and returns its number."""
+        return int(self.said("sbatch", "--parsable", "-o", f"{self.home}/%j.out", *options, "--wrap", script))
+
+    def job(self, number: int) -> str:
+        """A job's state."""
+        return self.said("scontrol", "-o", "show", "job", str(number)).split("JobState=")[1].split()[0]
+
+    def output(self, number: int) -> str:
+        """What a job printed."""
+        return (self.home / f"{number}.out").read_text()
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.namespaces.close()
+
+    def _start(self, name: str, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        with (self.home / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                self.namespaces.inside(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+
+def wait_for(what: object, name: str, seconds: float = 20) -> None:
+    """Waits until something holds."""
+    assert callable(what)
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"{name}: not after {seconds} s"
+        time.sleep(0.05)
