@@ -20,6 +20,7 @@ from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.api import VmSpec
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
+from kiosk.cloud.qemu.record import Record
 from kiosk.errors import GuestError
 from kiosk.model.flavour import FLAVOURS
 from kiosk.model.manifest import ImageManifest
@@ -34,8 +35,8 @@ LIMIT = 300.0
 class WithoutKiosk(QemuCloud):
     """The driver, with kiosk's units masked by the kernel's command line."""
 
-    def _kernel(self, manifest: ImageManifest) -> argv.Kernel:
-        kernel = super()._kernel(manifest)
+    def _kernel(self, manifest: ImageManifest, made: Record) -> argv.Kernel:
+        kernel = super()._kernel(manifest, made)
         return replace(kernel, cmdline=f"{kernel.cmdline} {MASKED}")
 
 

@@ -26,7 +26,6 @@ stopping: the guest is shutting down; failed: it will never be ready (see `reaso
 @dataclass(frozen=True)
 class VmSpec:
     """A VM to start. Image and layers have versions; `bundle` is a folder with the signed metadata and
-    """A VM to start. Image and layers have versions; `bundle` is a folder with the signed metadata and
     manifests from which the guest verifies its layers; `lifetime` is in seconds. The network is outgoing only, or
     with `tap` the one that this network interface of the host is in. The guest is told by `source`, and `context` is
     what is added to its document: it can hold secrets."""
