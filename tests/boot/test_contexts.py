@@ -20,7 +20,7 @@ from kiosk.model.flavour import FLAVOURS
 from tests.boot.farm import Farm, inside, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-TIMES = ("ready", "stops", "boot_seconds", "stage_seconds")
+TIMES = ("ready", "drains", "stops", "boot_seconds", "stage_seconds")
 SITE = "site/example/base"
 ID = uuid.UUID("0c0ffee0-0000-4000-8000-00000000000c")
 MORE = {

@@ -23,7 +23,7 @@ from kiosk.cloud.context import Source
 from tests.contextualize.guest import FolderMachine, Guest
 
 LINKS: dict[Source, str] = {s: f"/dev/disk/by-label/{label}" for s, label in context_disk.LABELS.items()}
-TIMES = ("ready", "stops", "boot_seconds", "stage_seconds")
+TIMES = ("ready", "drains", "stops", "boot_seconds", "stage_seconds")
 
 
 def only(guest: Guest, source: Source) -> Guest:
