@@ -140,7 +140,7 @@ class Driver(ABC):
 
 def template(name: str) -> str:
     """The text of a template."""
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / "templates" / f"{name}.template").read_text(encoding="utf-8")
 
 
 def told(reason: str) -> str:
