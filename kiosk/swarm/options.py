@@ -100,7 +100,7 @@ def settings(options: Options) -> dict[str, Any]:
         "request_queue_time": 1,
         "max_out_request_queue": 64,
         "max_allowed_in_request_queue": 256,
-        "peer_timeout": 30,
+        "peer_timeout": 4 * options.patience,
         "inactivity_timeout": 120,
         "max_peerlist_size": 1000,
         "max_peer_recv_buffer_size": 1 << 20,

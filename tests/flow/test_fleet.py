@@ -134,6 +134,9 @@ def test_a_version_reaches_all_hosts_by_event_lease_and_swarm(server: Serving) -
         wait(lambda: all(h.state().get("state") == "idle" for h in hosts), said)
         swarm = sum(h.state().get("swarm", 0) for h in hosts)
         assert swarm > 0, said()
+        wait(lambda: sum(h["uploaded_bytes"] for h in server.get("/api/fleet")["hosts"]) >= swarm, said)
+        wait(lambda: "\nkiosk_swarm_leechers 0.0\n" in server.text("/metrics"), said)
+        assert "\nkiosk_swarm_seeds 0.0\n" not in server.text("/metrics")
         assert 'version="3"' in server.text("/metrics") or "worker@3" in server.text("/metrics")
 
 
