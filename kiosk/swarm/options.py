@@ -55,7 +55,7 @@ def settings(options: Options) -> dict[str, Any]:
     """libtorrent's settings."""
     e = lt.alert_category
     return {
-        "alert_mask": e.error | e.status | e.piece_progress | e.tracker | e.storage | e.peer,
+        "alert_mask": e.error | e.status | e.piece_progress | e.tracker | e.storage | e.peer | e.connect,
         "alert_queue_size": 20_000,
         "listen_interfaces": ",".join(options.listen),
         "outgoing_interfaces": _outgoing(options.listen),

@@ -38,6 +38,8 @@ WANTED, UNWANTED = 4, 0
 """libtorrent's priorities of pieces."""
 SETTLE = 0.05
 """Seconds after which it is looked again whether an object is in its file."""
+MOST_KNOWN = 200
+"""Peers of a torrent that are remembered when it begins anew; trackers name others."""
 LATE = 30.0
 """Seconds after which an object that is not there has not been written."""
 OFF = lt.torrent_flags.auto_managed | lt.torrent_flags.paused | lt.torrent_flags.update_subscribe
@@ -117,6 +119,9 @@ class _Member:
     moved: int = 0
     since: float = 0.0
     stalled: bool = False
+    known: set[tuple[str, int]] = field(default_factory=set)
+    banned: set[tuple[str, int]] = field(default_factory=set)
+    met: bool = False
     turned: bool = False
     said_done: bool = False
 
@@ -218,12 +223,16 @@ class Session:
                 self._members[infohash] = self._start(torrent, have, announce, wanted)
             member = self._members[infohash]
             self._whole.save()
-            for address in peers:
-                member.handle.connect_peer(address)
+            self.connect(infohash, peers)
             return frozenset(f"sha256:{n}" for i, n in enumerate(member.torrent.names) if member.has(i))
 
     def _start(
-        self, torrent: Torrent, have: bytearray, trackers: tuple[str, ...], wanted: set[int]
+        self,
+        torrent: Torrent,
+        have: bytearray,
+        trackers: tuple[str, ...],
+        wanted: set[int],
+        banned: Collection[tuple[str, int]] = (),
     ) -> _Member:
         missing = {n for n in wanted if not all(have[p] for p in torrent.pieces(n))}
         priorities = [UNWANTED] * torrent.piece_count
@@ -236,9 +245,12 @@ class Session:
         params.have_pieces = [bool(one) for one in have]
         params.piece_priorities = priorities
         params.trackers = list(trackers)
+        params.banned_peers = list(banned)
         params.storage_mode = lt.storage_mode_t.storage_mode_sparse
         handle = self._session.add_torrent(params)
-        return _Member(torrent, handle, have, trackers, missing, since=self._monotonic())
+        member = _Member(torrent, handle, have, trackers, missing, since=self._monotonic())
+        member.banned = set(banned)
+        return member
 
     def want(self, infohash: str, digests: Iterable[str]) -> frozenset[str]:
         """Fetches these objects of a torrent, and no others of it any more; returns those that are yet to come, of
@@ -249,15 +261,18 @@ class Session:
             self._drop(self._gone(torrent.names[n] for n in wanted))
             member = self._member(infohash)
             missing = {number for number in wanted if not member.has(number)}
+            if (
+                missing and not member.wanted
+            ):  # libtorrent would not connect again to those it has left as done
+                self._begin_anew(infohash, missing)
+                return frozenset(f"sha256:{torrent.names[n]}" for n in missing)
             changes = [(p, UNWANTED) for n in member.wanted - missing for p in torrent.pieces(n)]
             changes += [(p, WANTED) for n in missing - member.wanted for p in torrent.pieces(n)]
             if changes:
                 member.handle.prioritize_pieces(changes)
-            if missing and not member.wanted:
-                member.since, member.stalled = self._monotonic(), False
-            turned = bool(missing) != bool(member.wanted)
+            emptied = bool(member.wanted) and not missing
             member.wanted = missing
-            if turned:
+            if emptied:
                 self._announce(member)
             return frozenset(f"sha256:{torrent.names[n]}" for n in missing)
 
@@ -316,9 +331,18 @@ class Session:
             log.info("%d objects of %s are not here any more", len(names), infohash)
             for piece in pieces:
                 member.have[piece] = 0
-            self._stop(member)
-            again = self._start(member.torrent, member.have, member.trackers, member.wanted)
-            self._members[infohash] = again
+            self._begin_anew(infohash, member.wanted)
+
+    def _begin_anew(self, infohash: str, wanted: set[int]) -> None:
+        """Has libtorrent take a torrent for a new one. Peers that are known or banned stay so."""
+        old = self._members[infohash]
+        old.handle.replace_trackers([])  # or they might hear last that it has stopped
+        self._stop(old)
+        new = self._start(old.torrent, old.have, old.trackers, wanted, old.banned)
+        new.known = old.known
+        self._members[infohash] = new
+        for address in old.known - old.banned:
+            new.handle.connect_peer(address)
 
     def has(self, infohash: str, digest: str) -> bool:
         """Whether an object of a torrent is on disk, so far as is known."""
@@ -335,8 +359,11 @@ class Session:
     def connect(self, infohash: str, peers: Iterable[tuple[str, int]]) -> None:
         """Tries these peers (address and port), if they are allowed, as if a tracker had named them."""
         with self._lock:
-            for address in peers:
-                self._member(infohash).handle.connect_peer(address)
+            member = self._member(infohash)
+            for address in list(peers)[:MOST_KNOWN]:
+                if len(member.known) < MOST_KNOWN:
+                    member.known.add(address)
+                member.handle.connect_peer(address)
 
     def peers(self, infohash: str) -> list[tuple[str, int]]:
         """The peers that this host has connected to: where they listen, for the time when no tracker answers."""
@@ -365,6 +392,9 @@ class Session:
                 self._on(alert, events)
             self._settle(events)
             for infohash, member in self._members.items():
+                if member.met:
+                    member.met = False
+                    member.known.update(self.peers(infohash)[: MOST_KNOWN - len(member.known)])
                 if member.wanted and self._is_stalled(member):
                     events.append(Stalled(infohash, len(member.wanted)))
             return events
@@ -384,8 +414,11 @@ class Session:
             return
         if isinstance(alert, lt.piece_finished_alert):
             self._finished(infohash, found, alert.piece_index)
+        elif isinstance(alert, lt.peer_connect_alert):
+            found.met = True
         elif isinstance(alert, lt.peer_ban_alert):
             log.warning("the peer %s sent wrong bytes and is banned", alert.endpoint[0])
+            found.banned.add(alert.endpoint)
             events.append(Banned(infohash, alert.endpoint[0]))
         elif isinstance(alert, lt.tracker_announce_alert):
             found.said_done = alert.event in (lt.event_t.paused, lt.event_t.completed)

@@ -84,6 +84,17 @@ def test_only_what_is_wanted_is_fetched(tmp_path: Path) -> None:
             b.session.want("0" * 64, one.digests)
 
 
+def test_who_was_done_and_wants_more_turns_to_the_peers_it_knew(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", words(6))
+    with seeder(one) as a, host(tmp_path / "b") as b:
+        b.session.add(one.data, one.infohash, peers=[a.address], want=one.digests[:3])
+        until(done(b), b, a)
+        until(lambda: not b.session.stats().peers, b, a)  # there is nothing to do between them
+        b.session.want(one.infohash, one.digests)
+        until(done(b), b, a)
+        assert sorted(b.came()) == sorted(one.digests)
+
+
 def test_who_holds_yesterdays_version_helps_with_todays(tmp_path: Path) -> None:
     yesterday = version(tmp_path / "yesterday", words(20))
     today = version(tmp_path / "today", [*words(18), "new-1", "new-2"])
