@@ -122,6 +122,7 @@ class _Member:
     known: set[tuple[str, int]] = field(default_factory=set)
     banned: set[tuple[str, int]] = field(default_factory=set)
     met: bool = False
+    failed: bool = False
     turned: bool = False
     said_done: bool = False
 
@@ -391,13 +392,26 @@ class Session:
             for alert in self._session.pop_alerts():
                 self._on(alert, events)
             self._settle(events)
-            for infohash, member in self._members.items():
+            for infohash, member in list(self._members.items()):
                 if member.met:
                     member.met = False
                     member.known.update(self.peers(infohash)[: MOST_KNOWN - len(member.known)])
                 if member.wanted and self._is_stalled(member):
-                    events.append(Stalled(infohash, len(member.wanted)))
+                    self._stalls(infohash, member, events)
             return events
+
+    def _stalls(self, infohash: str, member: _Member, events: list[Event]) -> None:
+        """Says so, and helps after lies: libtorrent asks honest peers that were mixed up in them for nothing any
+        more, and does not take what came another way for the piece that a liar had begun."""
+        names, sizes = member.torrent.names, member.torrent.sizes
+        here = {n for n in member.wanted if self._whole.is_right(names[n], sizes[n])}
+        for number in here - {late.number for late in self._late.values()}:
+            for piece in member.torrent.pieces(number):
+                self._finished(infohash, member, piece)
+        if here or member.failed:
+            self._begin_anew(infohash, member.wanted - here)
+        if missing := len(member.wanted - here):
+            events.append(Stalled(infohash, missing))
 
     def _on(self, alert: lt.alert, events: list[Event]) -> None:
         if isinstance(alert, lt.alerts_dropped_alert):
@@ -416,6 +430,8 @@ class Session:
             self._finished(infohash, found, alert.piece_index)
         elif isinstance(alert, lt.peer_connect_alert):
             found.met = True
+        elif isinstance(alert, lt.hash_failed_alert):
+            found.failed = True
         elif isinstance(alert, lt.peer_ban_alert):
             log.warning("the peer %s sent wrong bytes and is banned", alert.endpoint[0])
             found.banned.add(alert.endpoint)
