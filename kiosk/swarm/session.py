@@ -300,13 +300,17 @@ class Session:
         """Looks whether all that is offered is still on disk, and offers no more what is not; returns the digests of
         that. Reads what has changed since it was seen, until `stop` is set."""
         with self._lock:
-            torrents = [m.torrent for m in self._members.values()]
-        for torrent in torrents:
-            self._whole.find(zip(torrent.names, torrent.sizes, strict=True), stop)
+            offered = {
+                (name, m.torrent.sizes[n])
+                for m in self._members.values()
+                for n, name in enumerate(m.torrent.names)
+                if m.has(n)
+            }
+        self._whole.find(offered, stop)
         if stop is not None and stop.is_set():
             return frozenset()
         with self._lock:
-            gone = self._gone(n for m in self._members.values() for n in m.torrent.names)
+            gone = self._gone(name for name, _ in offered)
             self._drop(gone)
             return frozenset(f"sha256:{n}" for n in gone)
 
@@ -329,7 +333,7 @@ class Session:
             pieces = [p for n in numbers if n is not None for p in member.torrent.pieces(n) if member.have[p]]
             if not pieces:
                 continue
-            log.info("%d objects of %s are not here any more", len(names), infohash)
+            log.info("%d pieces of %s are not here any more", len(pieces), infohash)
             for piece in pieces:
                 member.have[piece] = 0
             self._begin_anew(infohash, member.wanted)

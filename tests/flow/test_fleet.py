@@ -241,4 +241,3 @@ def test_a_liar_in_the_swarm_keeps_nobody_from_a_version(server: Serving, tmp_pa
             ref = parse_ref("worker@2")
             assert {sha256(h.cache.version_folder(ref) / "disk.raw") for h in hosts} == {sha256(disk)}
             assert liar.stats().sent > 0, "it was listened to"
-            assert sum("127.0.1.99 sent wrong bytes and is banned" in h.words() for h in hosts) > 0
