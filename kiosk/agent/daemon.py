@@ -168,6 +168,7 @@ class Daemon:
             for digest in self.swarm.completed():
                 if self.child is not None:
                     self.child.tell({"object": digest})
+            self.changed(often=True)  # peers are given to after the last run, too
         elif what == "work" and self.child is not None:
             for message in self.child.hear():
                 self.told(message)

@@ -301,6 +301,7 @@ class Run:
         reserve = room.kept_free(self.orders.keep_free, disk.size)
         if disk.free - needs - kept < reserve:
             self.ends.sweep(keep=1, wanted=self.keeping, free=reserve + needs + kept)
+            self.seed()  # of what is left
             disk = room.disk(self.cache.folder)
         if disk.free - needs < reserve:
             raise StorageError(

@@ -151,7 +151,10 @@ class AgentSource:
                 self._access.answer(heard["lease"], heard.get("fanout", 0))
                 self._take_part()
             elif heard.get("object") in self._announced:
-                self._came.add(heard["object"])
+                if (
+                    heard["object"] not in self._there
+                ):  # else it came another way, and the swarm has it now, too
+                    self._came.add(heard["object"])
                 self._there.add(heard["object"])
                 self._access.moved()
             self._changed.notify_all()
@@ -186,7 +189,7 @@ class AgentSource:
         self._talk.say("want", infohash=self._torrent[0], torrent=self._torrent[1], objects=missing)
 
     def _run_ahead(self) -> None:
-        """Starts the threads that read for the swarm, from this holder's own place on."""
+        """Starts the threads that read for the swarm, from this holder's own place on. With the lock held."""
         objects = list(self._announced.values())
         begin = int(len(objects) * fraction(self._access.slot))
         todo = iter(objects[begin:] + objects[:begin])
@@ -205,8 +208,13 @@ class AgentSource:
                     self._changed.notify_all()
 
         for n in range(AHEAD):
-            self._ahead += 1
-            threading.Thread(target=work, name=f"kiosk-ahead-{n}", daemon=True).start()
+            thread = threading.Thread(target=work, name=f"kiosk-ahead-{n}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as e:  # those that run do it; without any, the readers do it themselves
+                log.warning("only %d of %d threads read ahead: %s", n, AHEAD, e)
+                return
+            self._ahead += 1  # before the thread can end: it takes the lock that we hold
 
     def _bring(self, one: Object) -> bool:
         """Brings one object for the readers and the swarm. False when that is over: no lease, an error (which
@@ -233,7 +241,10 @@ class AgentSource:
             self._talk.say("lost", digest=wanted.digest)
             with self._changed:
                 self._there.discard(wanted.digest)
+                self._came.discard(wanted.digest)
                 self._access.begin()
+                if self._joined:
+                    self._want(list(self._announced.values()))
             return None
         with self._changed:
             came = wanted.digest in self._came

@@ -23,6 +23,10 @@ from kiosk.swarm.session import Complete, Failed, Session
 log = logger(__name__)
 LOOK_EVERY = 1.0
 PATIENCE = 3.0
+UPLOADS_EVERY = 10.0
+"""Seconds between looks at what peers were sent: that goes on when there is nothing else to report."""
+SEE_EVERY = 600.0
+"""Seconds between looks whether all that is shared is still there: whoever makes room on the disk need not tell."""
 TRY_AGAIN = 30.0
 """Seconds after which a swarm is taken up again that stopped, mostly for want of space."""
 
@@ -39,11 +43,12 @@ class Swarm(Protocol):
         """Bytes that peers were sent since the start."""
 
     def fileno(self) -> int | None:
-        """A descriptor that becomes readable when `completed` has news; None where there will be none."""
+        """A descriptor that becomes readable when `completed` or `uploaded` has news; None where there will be
+        none."""
 
     def seed(self, torrents: Sequence[tuple[str, Path]]) -> None:
         """Takes part in these swarms (infohash, .torrent file), and in no others, with what is in the objects'
-        folder."""
+        folder. What is not there any more is not offered any more."""
 
     def want(self, infohash: str, file: Path, digests: Sequence[str]) -> None:
         """Downloads these objects."""
@@ -103,10 +108,13 @@ class Joined:
 
     works = True
 
-    def __init__(self, session: Session, trackers: Sequence[str], upload: int) -> None:
+    def __init__(
+        self, session: Session, trackers: Sequence[str], upload: int, uploads_every: float = UPLOADS_EVERY
+    ) -> None:
         self._session = session
         self._trackers = trackers
         self._upload = upload
+        self._uploads_every = uploads_every
         self._todo: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._ready: deque[str] = deque()
         self._over = Event()
@@ -124,7 +132,7 @@ class Joined:
         return self._session.stats().sent
 
     def fileno(self) -> int | None:
-        """Readable when objects are complete."""
+        """Readable when objects are complete, or peers were sent something."""
         return self._read
 
     def seed(self, torrents: Sequence[tuple[str, Path]]) -> None:
@@ -135,6 +143,7 @@ class Joined:
                 self._session.remove(infohash)
             for infohash, file in torrents:
                 self._add(infohash, file)
+            self._session.look(self._over)
             self._session.save()
 
         self._todo.put(change)
@@ -144,7 +153,7 @@ class Joined:
 
         def fetch() -> None:
             self._wanting = infohash
-            self._add(infohash, file)
+            self._add(infohash, file, digests)
             coming = self._session.want(infohash, digests)
             self._tell(d for d in digests if d not in coming)
 
@@ -179,11 +188,11 @@ class Joined:
             thread.join(timeout=PATIENCE)
         self._session.close()
 
-    def _add(self, infohash: str, file: Path) -> None:
+    def _add(self, infohash: str, file: Path, want: Sequence[str] = ()) -> None:
         if infohash not in self._session.torrents:
             with file.open("rb") as f:
                 data = f.read(torrent.LARGEST + 1)
-            self._session.add(data, infohash, trackers=self._trackers, stop=self._over)
+            self._session.add(data, infohash, trackers=self._trackers, want=want, stop=self._over)
 
     def _do(self) -> None:
         while (call := self._todo.get()) is not None and not self._over.is_set():
@@ -194,8 +203,17 @@ class Joined:
 
     def _hear(self) -> None:
         stopped: dict[str, float] = {}
+        told, look, see = 0, time.monotonic(), time.monotonic() + SEE_EVERY
         while not self._over.is_set():
-            self._session.wait(LOOK_EVERY)
+            self._session.wait(min(LOOK_EVERY, self._uploads_every))
+            if time.monotonic() >= look:
+                look = time.monotonic() + self._uploads_every
+                if (sent := self.uploaded) != told:
+                    told = sent
+                    self._tell(())
+            if time.monotonic() >= see:
+                see = time.monotonic() + SEE_EVERY
+                self._todo.put(lambda: self._session.look(self._over))
             for event in self._session.poll():
                 if isinstance(event, Complete):
                     self._tell([event.digest])

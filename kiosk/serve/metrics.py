@@ -77,7 +77,7 @@ def _server(n: Numbers) -> Iterable[Metric]:
     yield _gauge("kiosk_origin_budget_bytes", "Bytes that may leave in an hour (0: no limit)", n.budget or 0)
     yield _gauge("kiosk_origin_hour_bytes", "Bytes that left in the last hour, granted or reported", n.used)
     yield _gauge("kiosk_origin_over_budget", "1 while the budget is used up", int(n.over))
-    yield _gauge("kiosk_swarm_seeds", "Peers that have all of a version", n.seeds)
+    yield _gauge("kiosk_swarm_seeds", "Peers that want no more of a version, and share it", n.seeds)
     yield _gauge("kiosk_swarm_leechers", "Peers that want more of a version", n.leechers)
     yield _gauge("kiosk_timestamp_version", "Version of the repository's timestamp", n.timestamp)
 

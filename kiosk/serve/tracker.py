@@ -37,15 +37,16 @@ class Peer:
 
     subnet: bytes
     complete: bool
+    done: bool
     seen: float
 
 
 @dataclass
 class Swarm:
-    """The peers of one version, by packed address and port; `complete` of them have all of it."""
+    """The peers of one version, by packed address and port; `done` of them want no more of it."""
 
     peers: dict[bytes, Peer] = field(default_factory=dict)
-    complete: int = 0
+    done: int = 0
 
 
 class Refused(ValueError):
@@ -54,12 +55,14 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Announce:
-    """What a peer says."""
+    """What a peer says. `complete`: it has all objects. `done`: it wants no more (BEP 21); no host ever has all, as the
+    lists of a version's regions are read from the kiosk."""
 
     swarm: bytes
     place: bytes
     subnet: bytes
     complete: bool
+    done: bool
     stopped: bool
     wanted: int
 
@@ -96,11 +99,11 @@ class Tracker:
     def leechers(self, infohash: bytes) -> int:
         """How many peers of a swarm want more."""
         swarm = self._swarms.get(infohash)
-        return len(swarm.peers) - swarm.complete if swarm else 0
+        return len(swarm.peers) - swarm.done if swarm else 0
 
     def counts(self) -> dict[bytes, tuple[int, int]]:
-        """Peers that have all, and the others, of each swarm."""
-        return {i: (s.complete, len(s.peers) - s.complete) for i, s in self._swarms.items()}
+        """Peers that want no more, and the others, of each swarm."""
+        return {i: (s.done, len(s.peers) - s.done) for i, s in self._swarms.items()}
 
     def _answer(self, said: Announce, now: float) -> dict[bytes, Any]:
         swarm = self._swarms.get(said.swarm)
@@ -111,12 +114,11 @@ class Tracker:
             return {b"interval": int(INTERVAL[1])}
         self._add(swarm, said, now)
         chosen = self._choose(swarm, said)
-        complete = swarm.complete
         return {
             b"interval": int(self._chance.uniform(*INTERVAL)),
             b"min interval": SOONEST,
-            b"complete": complete,
-            b"incomplete": len(swarm.peers) - complete,
+            b"complete": swarm.done,
+            b"incomplete": len(swarm.peers) - swarm.done,
             b"peers": b"".join(p for p in chosen if len(p) == 6),
             b"peers6": b"".join(p for p in chosen if len(p) == 18),
         }
@@ -130,8 +132,8 @@ class Tracker:
             self._addresses[said.place[:-2]] += 1
             self._peers += 1
         before = swarm.peers.get(said.place)
-        swarm.complete += said.complete - (before.complete if before else False)
-        swarm.peers[said.place] = Peer(said.subnet, said.complete, now)
+        swarm.done += said.done - (before.done if before else False)
+        swarm.peers[said.place] = Peer(said.subnet, said.complete, said.done, now)
 
     def _choose(self, swarm: Swarm, said: Announce) -> list[bytes]:
         near: list[bytes] = []
@@ -146,7 +148,7 @@ class Tracker:
     def _remove(self, swarm: Swarm, place: bytes) -> None:
         peer = swarm.peers.pop(place, None)
         if peer is not None:
-            swarm.complete -= peer.complete
+            swarm.done -= peer.done
             self._peers -= 1
             self._addresses[place[:-2]] -= 1
             if self._addresses[place[:-2]] <= 0:
@@ -179,11 +181,13 @@ def read(query: bytes, address: str) -> Announce:
     port = _number(words, "port", 0, 65535)
     if port == 0:
         raise Refused("a port is needed")
+    complete = _number(words, "left", 1, 1 << 63) == 0
     return Announce(
         swarm=infohash,
         place=packed + port.to_bytes(2, "big"),
         subnet=packed[:3] if len(packed) == 4 else packed[:8],
-        complete=_number(words, "left", 1, 1 << 63) == 0,
+        complete=complete,
+        done=complete or words.get("event") == "paused",
         stopped=words.get("event") == "stopped",
         wanted=min(ANSWERED, _number(words, "numwant", ANSWERED, 1 << 31)),
     )

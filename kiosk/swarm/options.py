@@ -55,7 +55,7 @@ def settings(options: Options) -> dict[str, Any]:
     """libtorrent's settings."""
     e = lt.alert_category
     return {
-        "alert_mask": e.error | e.status | e.piece_progress | e.tracker | e.storage | e.peer,
+        "alert_mask": e.error | e.status | e.piece_progress | e.tracker | e.storage | e.peer | e.connect,
         "alert_queue_size": 20_000,
         "listen_interfaces": ",".join(options.listen),
         "outgoing_interfaces": _outgoing(options.listen),
@@ -100,7 +100,7 @@ def settings(options: Options) -> dict[str, Any]:
         "request_queue_time": 1,
         "max_out_request_queue": 64,
         "max_allowed_in_request_queue": 256,
-        "peer_timeout": 30,
+        "peer_timeout": 4 * options.patience,
         "inactivity_timeout": 120,
         "max_peerlist_size": 1000,
         "max_peer_recv_buffer_size": 1 << 20,

@@ -4,7 +4,8 @@
   of the object, which its reader checks. A peer that sends wrong bytes is banned, and costs no more than those.
 * Only allowed addresses are connected to, and only encrypted; nothing is asked of anybody but trackers and peers.
 * Every object on disk that a torrent names is shared, whichever way it came and whoever wants it. Nothing is
-  fetched that was not wanted.
+  fetched that was not wanted. What is not on disk any more is not offered once somebody asked for it in vain, or
+  `look` was called, or it is wanted again.
 * Killed at any time, the next session finds what is on disk, and goes on from there.
 
 Only the standard library and libtorrent are imported here: the agent keeps this in memory day and night. All calls
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Stop
@@ -37,6 +38,8 @@ WANTED, UNWANTED = 4, 0
 """libtorrent's priorities of pieces."""
 SETTLE = 0.05
 """Seconds after which it is looked again whether an object is in its file."""
+MOST_KNOWN = 200
+"""Peers of a torrent that are remembered when it begins anew; trackers name others."""
 LATE = 30.0
 """Seconds after which an object that is not there has not been written."""
 OFF = lt.torrent_flags.auto_managed | lt.torrent_flags.paused | lt.torrent_flags.update_subscribe
@@ -116,6 +119,12 @@ class _Member:
     moved: int = 0
     since: float = 0.0
     stalled: bool = False
+    known: set[tuple[str, int]] = field(default_factory=set)
+    banned: set[tuple[str, int]] = field(default_factory=set)
+    met: bool = False
+    failed: bool = False
+    turned: bool = False
+    said_done: bool = False
 
     def has(self, number: int) -> bool:
         return all(self.have[p] for p in self.torrent.pieces(number))
@@ -185,13 +194,15 @@ class Session:
         *,
         trackers: Sequence[str] = (),
         peers: Iterable[tuple[str, int]] = (),
+        want: Iterable[str] = (),
         stop: Stop | None = None,
     ) -> frozenset[str]:
         """Takes part in the torrent in `data`, the bytes of a .torrent; returns the digests of its objects that are
         on disk, which are shared from now on. VerificationError unless it is a version's and has this infohash.
 
         Objects that were not seen before are read, some seconds for 10 GB, until `stop` is set. `trackers` replace
-        those that the torrent names.
+        those that the torrent names. `want` is as in `want`, for a torrent that is not there yet: trackers are told
+        from the first that something is fetched.
         """
         torrent = read(data, infohash)
         with self._lock:
@@ -201,6 +212,7 @@ class Session:
         found = frozenset() if there else frozenset(self._whole.find(sizes, stop))
         with self._lock:
             if infohash not in self._members:
+                self._drop(self._gone(n for n in torrent.names if n not in found))
                 have = bytearray(torrent.piece_count)
                 for number, name in enumerate(torrent.names):
                     if name in found:
@@ -208,38 +220,61 @@ class Session:
                             torrent.pieces(number)
                         )
                 announce = tuple(trackers) or torrent.trackers
-                self._members[infohash] = self._start(torrent, have, announce)
+                wanted = {torrent.known(digest) for digest in want}
+                self._members[infohash] = self._start(torrent, have, announce, wanted)
             member = self._members[infohash]
             self._whole.save()
-            for address in peers:
-                member.handle.connect_peer(address)
+            self.connect(infohash, peers)
             return frozenset(f"sha256:{n}" for i, n in enumerate(member.torrent.names) if member.has(i))
 
-    def _start(self, torrent: Torrent, have: bytearray, trackers: tuple[str, ...]) -> _Member:
+    def _start(
+        self,
+        torrent: Torrent,
+        have: bytearray,
+        trackers: tuple[str, ...],
+        wanted: set[int],
+        banned: Collection[tuple[str, int]] = (),
+    ) -> _Member:
+        missing = {n for n in wanted if not all(have[p] for p in torrent.pieces(n))}
+        priorities = [UNWANTED] * torrent.piece_count
+        for number in missing:
+            for piece in torrent.pieces(number):
+                priorities[piece] = WANTED
         params = lt.load_torrent_buffer(torrent.data)
         params.save_path = str(self._folder)
         params.flags = (params.flags & ~OFF) | ON
         params.have_pieces = [bool(one) for one in have]
-        params.piece_priorities = [UNWANTED] * torrent.piece_count
+        params.piece_priorities = priorities
         params.trackers = list(trackers)
+        params.banned_peers = list(banned)
         params.storage_mode = lt.storage_mode_t.storage_mode_sparse
-        return _Member(torrent, self._session.add_torrent(params), have, trackers)
+        handle = self._session.add_torrent(params)
+        member = _Member(torrent, handle, have, trackers, missing, since=self._monotonic())
+        member.banned = set(banned)
+        return member
 
     def want(self, infohash: str, digests: Iterable[str]) -> frozenset[str]:
         """Fetches these objects of a torrent, and no others of it any more; returns those that are yet to come, of
         which `poll` will say when they are there. NotFoundError for objects that are not in the torrent."""
         with self._lock:
-            member = self._member(infohash)
-            torrent = member.torrent
+            torrent = self._member(infohash).torrent
             wanted = {torrent.known(digest) for digest in digests}
+            self._drop(self._gone(torrent.names[n] for n in wanted))
+            member = self._member(infohash)
             missing = {number for number in wanted if not member.has(number)}
+            if (
+                missing and not member.wanted
+            ):  # libtorrent would not connect again to those it has left as done
+                self._begin_anew(infohash, missing)
+                return frozenset(f"sha256:{torrent.names[n]}" for n in missing)
             changes = [(p, UNWANTED) for n in member.wanted - missing for p in torrent.pieces(n)]
             changes += [(p, WANTED) for n in missing - member.wanted for p in torrent.pieces(n)]
             if changes:
                 member.handle.prioritize_pieces(changes)
-            if missing and not member.wanted:
-                member.since, member.stalled = self._monotonic(), False
+            emptied = bool(member.wanted) and not missing
             member.wanted = missing
+            if emptied:
+                self._announce(member)
             return frozenset(f"sha256:{torrent.names[n]}" for n in missing)
 
     def have(self, digest: str) -> bool:
@@ -258,20 +293,61 @@ class Session:
     def lost(self, digest: str) -> None:
         """Says that an object is not on disk any more, or not as it should be: it is not offered any more, and is
         fetched again where it is wanted. The torrents that name it lose their connections for a moment."""
-        name = digest.removeprefix("sha256:")
         with self._lock:
+            self._drop({digest.removeprefix("sha256:")})
+
+    def look(self, stop: Stop | None = None) -> frozenset[str]:
+        """Looks whether all that is offered is still on disk, and offers no more what is not; returns the digests of
+        that. Reads what has changed since it was seen, until `stop` is set."""
+        with self._lock:
+            offered = {
+                (name, m.torrent.sizes[n])
+                for m in self._members.values()
+                for n, name in enumerate(m.torrent.names)
+                if m.has(n)
+            }
+        self._whole.find(offered, stop)
+        if stop is not None and stop.is_set():
+            return frozenset()
+        with self._lock:
+            gone = self._gone(name for name, _ in offered)
+            self._drop(gone)
+            return frozenset(f"sha256:{n}" for n in gone)
+
+    def _gone(self, names: Iterable[str]) -> set[str]:
+        """Those of these objects that are offered and not on disk."""
+        gone = set()
+        for name in set(names) - self._late.keys():
+            numbers = ((m, m.torrent.number(name)) for m in self._members.values())
+            size = next((m.torrent.sizes[n] for m, n in numbers if n is not None and m.has(n)), None)
+            if size is not None and not self._whole.is_right(name, size):
+                gone.add(name)
+        return gone
+
+    def _drop(self, names: Collection[str]) -> None:
+        """Offers these objects no more. libtorrent can't forget a piece: each torrent that has one begins anew."""
+        for name in names:
             self._whole.forget(name)
-            for infohash, member in list(self._members.items()):
-                number = member.torrent.number(digest)
-                if number is None or not any(member.have[p] for p in member.torrent.pieces(number)):
-                    continue
-                for piece in member.torrent.pieces(number):
-                    member.have[piece] = 0
-                wanted = member.wanted
-                self._stop(member)
-                again = self._start(member.torrent, member.have, member.trackers)
-                self._members[infohash] = again
-                self.want(infohash, [f"sha256:{member.torrent.names[n]}" for n in wanted])
+        for infohash, member in list(self._members.items()):
+            numbers = (member.torrent.number(name) for name in names)
+            pieces = [p for n in numbers if n is not None for p in member.torrent.pieces(n) if member.have[p]]
+            if not pieces:
+                continue
+            log.info("%d pieces of %s are not here any more", len(pieces), infohash)
+            for piece in pieces:
+                member.have[piece] = 0
+            self._begin_anew(infohash, member.wanted)
+
+    def _begin_anew(self, infohash: str, wanted: set[int]) -> None:
+        """Has libtorrent take a torrent for a new one. Peers that are known or banned stay so."""
+        old = self._members[infohash]
+        old.handle.replace_trackers([])  # or they might hear last that it has stopped
+        self._stop(old)
+        new = self._start(old.torrent, old.have, old.trackers, wanted, old.banned)
+        new.known = old.known
+        self._members[infohash] = new
+        for address in old.known - old.banned:
+            new.handle.connect_peer(address)
 
     def has(self, infohash: str, digest: str) -> bool:
         """Whether an object of a torrent is on disk, so far as is known."""
@@ -288,8 +364,11 @@ class Session:
     def connect(self, infohash: str, peers: Iterable[tuple[str, int]]) -> None:
         """Tries these peers (address and port), if they are allowed, as if a tracker had named them."""
         with self._lock:
-            for address in peers:
-                self._member(infohash).handle.connect_peer(address)
+            member = self._member(infohash)
+            for address in list(peers)[:MOST_KNOWN]:
+                if len(member.known) < MOST_KNOWN:
+                    member.known.add(address)
+                member.handle.connect_peer(address)
 
     def peers(self, infohash: str) -> list[tuple[str, int]]:
         """The peers that this host has connected to: where they listen, for the time when no tracker answers."""
@@ -317,10 +396,26 @@ class Session:
             for alert in self._session.pop_alerts():
                 self._on(alert, events)
             self._settle(events)
-            for infohash, member in self._members.items():
+            for infohash, member in list(self._members.items()):
+                if member.met:
+                    member.met = False
+                    member.known.update(self.peers(infohash)[: MOST_KNOWN - len(member.known)])
                 if member.wanted and self._is_stalled(member):
-                    events.append(Stalled(infohash, len(member.wanted)))
+                    self._stalls(infohash, member, events)
             return events
+
+    def _stalls(self, infohash: str, member: _Member, events: list[Event]) -> None:
+        """Says so, and helps after lies: libtorrent asks honest peers that were mixed up in them for nothing any
+        more, and does not take what came another way for the piece that a liar had begun."""
+        names, sizes = member.torrent.names, member.torrent.sizes
+        here = {n for n in member.wanted if self._whole.is_right(names[n], sizes[n])}
+        for number in here - {late.number for late in self._late.values()}:
+            for piece in member.torrent.pieces(number):
+                self._finished(infohash, member, piece)
+        if here or member.failed:
+            self._begin_anew(infohash, member.wanted - here)
+        if missing := len(member.wanted - here):
+            events.append(Stalled(infohash, missing))
 
     def _on(self, alert: lt.alert, events: list[Event]) -> None:
         if isinstance(alert, lt.alerts_dropped_alert):
@@ -333,17 +428,31 @@ class Session:
             return
         infohash = str(alert.handle.info_hashes().v2) if alert.handle.is_valid() else ""
         found = self._members.get(infohash)
-        if found is None:
+        if found is None or found.handle != alert.handle:  # or one that was stopped since
             return
         if isinstance(alert, lt.piece_finished_alert):
             self._finished(infohash, found, alert.piece_index)
+        elif isinstance(alert, lt.peer_connect_alert):
+            found.met = True
+        elif isinstance(alert, lt.hash_failed_alert):
+            found.failed = True
         elif isinstance(alert, lt.peer_ban_alert):
             log.warning("the peer %s sent wrong bytes and is banned", alert.endpoint[0])
+            found.banned.add(alert.endpoint)
             events.append(Banned(infohash, alert.endpoint[0]))
+        elif isinstance(alert, lt.tracker_announce_alert):
+            found.said_done = alert.event in (lt.event_t.paused, lt.event_t.completed)
+        elif isinstance(alert, lt.tracker_reply_alert):
+            if found.turned and found.said_done == bool(found.wanted):  # the news came while it was asked
+                self._announce(found)
+            found.turned = False
         elif isinstance(alert, lt.tracker_error_alert):
             what = alert.failure_reason() or alert.error.message()
             events.append(TrackerFailed(infohash, alert.url, what))
         elif isinstance(alert, lt.torrent_error_alert | lt.file_error_alert):
+            if gone := self._gone(found.torrent.names):
+                self._drop(gone)
+                return
             events.append(Failed(infohash, alert.error.message()))
 
     def _finished(self, infohash: str, member: _Member, piece: int) -> None:
@@ -365,7 +474,7 @@ class Session:
                 del self._late[name]
             elif self._whole.check(name, member.torrent.sizes[late.number]):
                 del self._late[name]
-                member.wanted.discard(late.number)
+                self._came(member, late.number)
                 events.append(Complete(late.infohash, f"sha256:{name}"))
                 self._share(name)
             elif not late.flushed:
@@ -375,6 +484,19 @@ class Session:
                 del self._late[name]
                 log.warning("%s was received, and is not right on disk; it is fetched again", name)
                 self.lost(f"sha256:{name}")
+
+    def _came(self, member: _Member, number: int) -> None:
+        """Wants an object no more; the trackers are told at once who waits for nothing any more."""
+        waited = bool(member.wanted)
+        member.wanted.discard(number)
+        if waited and not member.wanted:
+            self._announce(member)
+
+    def _announce(self, member: _Member) -> None:
+        """Tells the trackers now what they would hear in a minute or two: it waits for something, or for nothing."""
+        if member.trackers:
+            member.turned = True
+            member.handle.force_reannounce(0, -1, lt.reannounce_flags_t.ignore_min_interval)
 
     def _share(self, name: str) -> None:
         """Gives an object that is on disk to all torrents that lack it."""

@@ -58,6 +58,13 @@ class Whole:
             found.update(name for (name, _), yes in zip(unseen, right, strict=True) if yes)
         return found
 
+    def is_right(self, name: str, size: int) -> bool:
+        """Whether an object is here, whole; read only when it changed since it was seen."""
+        time = self._time(name, size)
+        if time is None:
+            return False
+        return self._times.get(bytes.fromhex(name)) == time or self.check(name, size)
+
     def check(self, name: str, size: int, stop: Event | None = None) -> bool:
         """Whether an object is here, whole; it is read in any case, and remembered if it is."""
         before = self._time(name, size)

@@ -70,7 +70,8 @@ def test_a_kiosk_that_is_a_plain_web_server_is_polled(tmp_path: Path) -> None:
             host.wait(lambda: host.current() == "2" and host.worker() is None)
             server.asked.clear()
             host.wait(lambda: server.asked.count("/metadata/timestamp.json") >= 3)
-            assert not [p for p in server.asked if not p.startswith(("/metadata/timestamp", "/api/events"))]
+            expected = ("/metadata/timestamp", "/api/events", "/announce")
+            assert not [p for p in server.asked if not p.startswith(expected)]
 
 
 def test_an_event_stream_that_breaks_is_taken_up_again(tmp_path: Path) -> None:

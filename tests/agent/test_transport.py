@@ -4,7 +4,8 @@ when nobody gives leases."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,39 @@ def test_several_lease_holders_begin_at_several_places(tmp_path: Path) -> None:
     assert [one.read(o) for o in OBJECTS] == DATA
     assert origin.read_[0] in {o.digest for o in OBJECTS[6:]}
     assert len(origin.read_) == len(OBJECTS)
+
+
+@pytest.mark.parametrize("running", [0, 2])
+def test_where_no_threads_can_be_started_the_readers_read_themselves(running: int, tmp_path: Path) -> None:
+    origin, daemon = Origin(), Daemon(fanout=40)
+    one = source(origin, daemon, tmp_path)
+    one.announce(OBJECTS, 0)
+    assert daemon.listener is not None
+    with few_threads(running):
+        daemon.listener({"lease": lease(fanout=40), "fanout": 40})
+    assert [one.read(o) for o in OBJECTS] == DATA
+    assert len(origin.read_) == len(OBJECTS)
+    with one._changed:
+        assert one._changed.wait_for(lambda: one._ahead == 0, 10)
+
+
+@contextmanager
+def few_threads(running: int) -> Iterator[None]:
+    """After so many more threads there is no memory for the stack of another."""
+    start, left = threading.Thread.start, running
+
+    def counted(thread: threading.Thread) -> None:
+        nonlocal left
+        threading.stack_size(0 if left else 1 << 46)
+        left -= 1
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", counted)
+        try:
+            yield
+        finally:
+            threading.stack_size(0)
 
 
 def test_indexes_and_the_like_need_no_lease(tmp_path: Path) -> None:

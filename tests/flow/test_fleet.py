@@ -3,6 +3,7 @@ swarm, and a server that dies on the way."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,9 +12,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,16 @@ import pytest
 
 from kiosk.files import sha256
 from kiosk.fleet.tokens import FleetKey
+from kiosk.model.manifest import Object
 from kiosk.model.names import parse_ref
+from kiosk.publish.signed import listed
+from kiosk.store.directory import DirectoryStore
+from kiosk.store.objects import path_of
+from kiosk.swarm.session import Session
+from kiosk.swarm.torrent import read
 from tests.simulators.agent_host import Hypervisor
 from tests.simulators.published import Kiosk, ready
+from tests.simulators.swarm import QUICK, remember_as_whole
 
 HOSTS = ("hv1", "hv2", "hv3", "hv4")
 
@@ -81,12 +89,14 @@ def wait(until: Callable[[], object], words: Callable[[], str], seconds: float =
 
 
 @contextmanager
-def farm(kiosk: Kiosk, server: Serving, **keys: Any) -> Iterator[list[Hypervisor]]:
+def farm(
+    kiosk: Kiosk, server: Serving, names: Sequence[str] = HOSTS, **keys: Any
+) -> Iterator[list[Hypervisor]]:
     """The hypervisors with their agents running."""
     key = FleetKey.of(kiosk.settings.fleet_key)
     with ExitStack() as stack:
         hosts = []
-        for number, name in enumerate(HOSTS):
+        for number, name in enumerate(names):
             host = Hypervisor(
                 kiosk,
                 server.url,
@@ -134,6 +144,9 @@ def test_a_version_reaches_all_hosts_by_event_lease_and_swarm(server: Serving) -
         wait(lambda: all(h.state().get("state") == "idle" for h in hosts), said)
         swarm = sum(h.state().get("swarm", 0) for h in hosts)
         assert swarm > 0, said()
+        wait(lambda: sum(h["uploaded_bytes"] for h in server.get("/api/fleet")["hosts"]) >= swarm, said)
+        wait(lambda: "\nkiosk_swarm_leechers 0.0\n" in server.text("/metrics"), said)
+        assert "\nkiosk_swarm_seeds 0.0\n" not in server.text("/metrics")
         assert 'version="3"' in server.text("/metrics") or "worker@3" in server.text("/metrics")
 
 
@@ -151,3 +164,80 @@ def test_a_server_killed_while_a_version_goes_out_costs_time_only(server: Servin
         server.start()
         hosts[0].start()
         wait(lambda: all_have(hosts, "2"), said, 90)
+
+
+@pytest.mark.slow
+def test_one_host_in_five_vanishes_in_the_middle_and_comes_back(server: Serving) -> None:
+    """A host is killed while the swarm brings it a version and it gives to others: they go on, and so does it."""
+    kiosk = server.kiosk
+    kiosk.image(version="2")
+    with farm(kiosk, server, [f"hv{n}" for n in range(5)], bandwidth=400_000) as hosts:
+        said = words(hosts, server)
+        wait(lambda: any(in_the_middle(h) for h in hosts), said)
+        gone = next(h for h in hosts if in_the_middle(h))
+        worker = gone.worker()
+        gone.stop(signal.SIGKILL)
+        if worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        rest = [h for h in hosts if h is not gone]
+        assert not all_have(rest, "2"), "in the middle"
+        wait(lambda: all_have(rest, "2"), said, 120)
+        assert gone.current() == "None", "what is half here is not current"
+        gone.start()
+        wait(lambda: gone.current() == "2", said)
+        disk = kiosk.settings.images / "worker" / "2" / "disk.raw"
+        ref = parse_ref("worker@2")
+        assert {sha256(h.cache.version_folder(ref) / "disk.raw") for h in hosts} == {sha256(disk)}
+        wait(lambda: gone.state().get("state") == "idle", said)
+        assert moved(gone) + 100_000 < min(map(moved, rest)), "it went on from what it had"
+
+
+def in_the_middle(host: Hypervisor) -> bool:
+    """Whether the swarm has brought some of a version, and not all."""
+    fetching = host.state().get("fetching") or {}
+    return (
+        host.state().get("swarm", 0) > 200_000 and 0 < fetching.get("done", 0) < fetching.get("size", 0) // 2
+    )
+
+
+def moved(host: Hypervisor) -> int:
+    """Bytes since the agent's start."""
+    return int(host.state()["swarm"] + host.state()["http"])
+
+
+@pytest.mark.slow
+def test_a_liar_in_the_swarm_keeps_nobody_from_a_version(server: Serving, tmp_path: Path) -> None:
+    """A peer that the tracker names has every object, all of them wrong."""
+    kiosk = server.kiosk
+    kiosk.image(version="2")
+    torrent = next(m.torrent for m in listed(kiosk.settings).versions if m.ref == parse_ref("worker@2"))
+    assert torrent is not None
+    repository, folder = kiosk.settings.repository, tmp_path / "liar"
+    data = DirectoryStore(repository).read(torrent.file)
+    names = read(data, torrent.infohash)
+    objects = [Object(digest=f"sha256:{n}", size=s) for n, s in zip(names.names, names.sizes, strict=True)]
+    for one in objects:
+        path = folder / path_of(one.digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(one.size))
+    remember_as_whole(folder, objects)
+    options = replace(QUICK, listen=("127.0.1.99:0",))
+    with Session(folder, folder / "whole", options) as liar:
+
+        def is_named() -> bool:
+            if torrent.infohash in liar.torrents:
+                liar.remove(torrent.infohash)
+            trackers = [f"{server.url}/announce"]
+            assert len(liar.add(data, torrent.infohash, trackers=trackers)) == len(objects)
+            time.sleep(0.5)
+            return "\nkiosk_swarm_seeds 1.0\n" in server.text("/metrics")
+
+        wait(is_named, server.log.read_text)  # once the server has heard of the version
+        with farm(kiosk, server, bandwidth=400_000) as hosts:
+            said = words(hosts, server)
+            wait(lambda: all_have(hosts, "2"), said, 150)
+            disk = kiosk.settings.images / "worker" / "2" / "disk.raw"
+            ref = parse_ref("worker@2")
+            assert {sha256(h.cache.version_folder(ref) / "disk.raw") for h in hosts} == {sha256(disk)}
+            assert liar.stats().sent > 0, "it was listened to"

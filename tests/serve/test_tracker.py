@@ -57,6 +57,20 @@ def test_who_has_all_hears_only_of_those_who_want_more() -> None:
     assert places(say(t, "10.0.0.3", left=0)) == {"10.0.0.2"}
 
 
+def test_who_wants_no_more_without_having_all_counts_as_a_seed_and_is_named_to_all() -> None:
+    t = tracker()
+    say(t, "10.0.0.1", event="paused", left=500)
+    answer = say(t, "10.0.0.2", event="paused", left=500)
+    assert places(answer) == {"10.0.0.1"}, "it may want something in a moment"
+    assert (answer[b"complete"], answer[b"incomplete"]) == (2, 0)
+    assert t.counts() == {SWARM: (2, 0)}
+    say(t, "10.0.0.2", event="started", left=500)
+    assert t.counts() == {SWARM: (1, 1)}
+    assert t.leechers(SWARM) == 1
+    say(t, "10.0.0.1", event="stopped", left=500)
+    assert t.counts() == {SWARM: (0, 1)}
+
+
 def test_only_published_swarms_are_known() -> None:
     t = tracker()
     assert b"no such torrent" in say(t, "10.0.0.1", swarm=b"x" * 20)[b"failure reason"]

@@ -16,7 +16,7 @@ import pytest
 from kiosk.errors import NetworkError, NotFoundError, UsageError
 from kiosk.store.objects import path_of
 from kiosk.swarm.options import Options
-from kiosk.swarm.session import Session, Stalled
+from kiosk.swarm.session import Banned, Complete, Failed, Session, Stalled
 from tests.simulators.swarm import QUICK, done, host, seeder, until, version
 
 LIGHT = """
@@ -84,6 +84,17 @@ def test_only_what_is_wanted_is_fetched(tmp_path: Path) -> None:
             b.session.want("0" * 64, one.digests)
 
 
+def test_who_was_done_and_wants_more_turns_to_the_peers_it_knew(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", words(6))
+    with seeder(one) as a, host(tmp_path / "b") as b:
+        b.session.add(one.data, one.infohash, peers=[a.address], want=one.digests[:3])
+        until(done(b), b, a)
+        until(lambda: not b.session.stats().peers, b, a)  # there is nothing to do between them
+        b.session.want(one.infohash, one.digests)
+        until(done(b), b, a)
+        assert sorted(b.came()) == sorted(one.digests)
+
+
 def test_who_holds_yesterdays_version_helps_with_todays(tmp_path: Path) -> None:
     yesterday = version(tmp_path / "yesterday", words(20))
     today = version(tmp_path / "today", [*words(18), "new-1", "new-2"])
@@ -142,6 +153,62 @@ def test_what_is_not_right_on_disk_is_fetched_again(tmp_path: Path) -> None:
         b.session.connect(one.infohash, [a.address])
         until(done(b), b, a)
         assert b.holds(one)
+
+
+def test_objects_that_were_removed_are_not_offered_any_more(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", words(6))
+    with host(tmp_path / "b") as b, host(tmp_path / "c") as c:
+        with seeder(one) as a:
+            b.fetch(one, a)
+            until(done(b), b, a)
+        for digest in one.digests[:2]:
+            (b.folder / path_of(digest)).unlink()
+        assert b.session.look() == set(one.digests[:2])
+        assert not b.session.look(), "said once"
+        c.fetch(one, b)
+        until(lambda: len(c.came()) == 4, c, b)
+        assert c.session.missing(one.infohash) == set(one.digests[:2])
+        assert [e for e in b.events if not isinstance(e, Complete)] == []
+        with seeder(one) as a:
+            b.session.want(one.infohash, one.digests)
+            b.session.connect(one.infohash, [a.address])
+            until(done(b, c), b, c, a)
+        assert b.holds(one) and c.holds(one), "what came back is offered again"
+
+
+def test_who_is_asked_for_what_was_removed_goes_on_with_the_rest(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", words(30))
+    other = version(tmp_path / "other", words(31))
+    with seeder(one) as a, host(tmp_path / "c") as c:
+        a.session.add(other.data, other.infohash)
+        for digest in one.digests[::3]:
+            (one.store.repository / path_of(digest)).unlink()
+        c.fetch(one, a)
+        lost = set(one.digests[::3])
+        until(lambda: set(c.came()) == set(one.digests) - lost, c, a)
+        assert not any(a.session.has(one.infohash, d) or a.session.has(other.infohash, d) for d in lost)
+        assert not any(isinstance(e, Failed) for e in a.events), "that is no reason to stop"
+        assert not any(isinstance(e, Banned) for e in c.events), "no wrong byte was sent"
+        with seeder(other) as b:
+            b.session.add(one.data, one.infohash)
+            c.session.connect(one.infohash, [b.address])
+            until(done(c), c, a, b)
+
+
+def test_an_object_that_was_removed_and_comes_anew_is_not_given_away_half(tmp_path: Path) -> None:
+    old = version(tmp_path / "old", words(3))
+    new = version(tmp_path / "new", words(4))
+    slow = replace(QUICK, upload_limit=100_000)
+    with seeder(old) as b, seeder(new, slow) as a, host(tmp_path / "c") as c:
+        (b.folder / path_of(old.digests[0])).unlink()
+        b.session.add(new.data, new.infohash, want=[new.digests[0]])
+        assert not b.session.has(old.infohash, old.digests[0])
+        b.session.connect(new.infohash, [a.address])
+        until(lambda: b.session.stats().received, b, a)
+        c.fetch(old, b)
+        until(done(b, c), b, c, a)
+        assert c.holds(old)
+        assert not any(isinstance(e, Banned) for e in c.events)
 
 
 def test_killed_in_the_middle_it_goes_on_from_what_is_there(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ import pytest
 
 from kiosk import data
 from kiosk.serve import squid
+from kiosk.serve import tracker as built_in
+from kiosk.serve.app import Server
 from kiosk.swarm import make
 from kiosk.swarm.session import TrackerFailed
 from tests.simulators.swarm import Shared, done, host, seeder, until, version
@@ -179,3 +183,31 @@ def test_any_client_has_it_from_web_seeds_through_squid(
     assert handle.status().is_seeding, handle.status().state
     assert type(store)(tmp_path / "plain").read(large)
     assert (root.parent / "squid" / "access.log").read_text().count("/objects/") >= len(objects)
+
+
+def test_the_tracker_hears_at_once_who_waits_and_who_wants_no_more(tmp_path: Path) -> None:
+    one = version(tmp_path / "kiosk", [f"object-{n}" for n in range(10)])
+    known = built_in.Tracker()
+    infohash = bytes.fromhex(one.infohash)[:20]
+    known.allow([infohash])
+    counted, answers = [], threading.Event()
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        answer = known.announce(scope["query_string"], scope["client"][0], time.monotonic())
+        counted.append(known.counts()[infohash])
+        await asyncio.to_thread(answers.wait, 20)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": answer})
+
+    with Server(app, ("127.0.0.1", 0)) as server, server.running() as url, host(tmp_path / "b") as b:
+        with seeder(one) as a:
+            trackers = [f"{url}/announce"]
+            b.session.add(one.data, one.infohash, trackers=trackers, want=one.digests[:5])
+            until(lambda: (0, 1) in counted, b)
+            b.session.connect(one.infohash, [a.address])
+            until(done(b), b, a)
+            answers.set()  # only now: what has changed meanwhile is said again
+            until(lambda: known.counts()[infohash] == (1, 0), b, a)
+        b.session.want(one.infohash, one.digests)
+        until(lambda: known.counts()[infohash] == (0, 1), b)
+        assert counted == [(0, 1), (1, 0), (0, 1)], "one word for each change"
