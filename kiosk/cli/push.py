@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from kiosk.cli.common import Json, emit, say, settings, size, table
-from kiosk.cli.fleet import opened
+from kiosk.cli.fleet import ago, opened
 from kiosk.config import Settings
 from kiosk.errors import KioskError, NetworkError, NotFoundError, UsageError
 from kiosk.progress import bar
@@ -70,8 +71,9 @@ def push(
     `kiosk push debian-12-worker --hosts 'rack1-*' --waves 10,100 --every 5m`, `kiosk push --ssh root@hv-3 IMAGE`
 
     Agents that are connected begin within a second; what they hold follows from signed metadata alone. Hosts that
-    have not reported for long are not waited for. Ends with 0 when all have it, 1 when some have failed, 8 when
-    some have not finished in time; interrupted, no further host is asked.
+    were lost already (no report for 20 minutes) are named and not waited for; one that says nothing for 7 ½ minutes is
+    silent, and not waited for either. Ends with 0 when all have it, 1 when some have failed, 8 when
+    some are silent or have not finished in time; interrupted, no further host is asked.
     """
     s = settings(ctx)
     if ssh:
@@ -97,17 +99,21 @@ def push(
     )
     with opened(s) as database:
         run = Run(database, offered, wanted)
+        lost = run.lost()
         if not run.hosts() and not detach:
-            raise NotFoundError("no host that has reported lately matches", hint="See: kiosk fleet status")
+            what = f"no host that has reported lately matches{f' (lost: {few(lost)})' if lost else ''}"
+            raise NotFoundError(what, hint="See: kiosk fleet status")
         run.push = database.add_push(wanted)
         if detach:
             emit({"push": run.push.id}) if json else say(f"Push {run.push.id} began.")
             return
+        if lost and not json:
+            say(f"Lost, and not waited for: {few(lost)}.")
         try:
             states = follow(run, json=json)
         finally:
             database.end_push(run.push.id, time.time())
-    end(run.push, states, json=json)
+    end(run.push, states, lost, json=json)
 
 
 @dataclass
@@ -117,17 +123,25 @@ class Run:
     database: Database
     offered: Catalogue
     push: Push
+    now: Callable[[], float] = time.time
 
     def hosts(self) -> list[Host]:
-        """The hosts that are waited for: those that match, are here, and are offered one of the images."""
-        from kiosk.fleet.status import LOST, REPORT_SECONDS
+        """The hosts that are followed: those that match, are not lost, and are offered one of the images."""
+        return [h for h in self.meant() if not self.is_lost(h)]
 
-        oldest = time.time() - LOST * REPORT_SECONDS
-        return [
-            h
-            for h in self.database.hosts()
-            if self.push.matches(h.host) and h.reported and h.reported > oldest and self.wanted(h.host)
-        ]
+    def lost(self) -> list[str]:
+        """The hosts that match and are lost, or never reported."""
+        return [h.host for h in self.meant() if self.is_lost(h)]
+
+    def meant(self) -> list[Host]:
+        """All that match and are offered one of the images."""
+        return [h for h in self.database.hosts() if self.push.matches(h.host) and self.wanted(h.host)]
+
+    def is_lost(self, host: Host) -> bool:
+        """Whether it has not reported for long."""
+        from kiosk.model.report import LOST, REPORT_SECONDS
+
+        return not host.reported or host.reported <= self.now() - LOST * REPORT_SECONDS
 
     def wanted(self, host: str) -> list[tuple[str, str]]:
         """The versions that a host is to hold."""
@@ -138,14 +152,14 @@ class Run:
         """How far each is."""
         from kiosk.fleet.pushes import progress
 
-        now = time.time()
+        now = self.now()
         return {
             h.host: progress(self.push, h.host, h.report, h.reported, self.wanted(h.host), now) for h in hosts
         }
 
 
 def follow(run: Run, *, json: bool) -> dict[str, State]:
-    """Shows the hosts until all that are not lost have finished or the push is over; how far each is then."""
+    """Shows the hosts until all have finished, are silent or lost, or the push is over; how far each is then."""
     states: dict[str, State] = {}
     shown = sys.stdout.isatty() and not json
     with ExitStack() as stack:
@@ -154,31 +168,33 @@ def follow(run: Run, *, json: bool) -> dict[str, State]:
             hosts = run.hosts()
             before, states = states, states | run.states(hosts)
             if live is not None:
-                live.update(picture(hosts, states), refresh=True)
+                live.update(picture(hosts, states, run.now()), refresh=True)
             elif not json:
                 for host in hosts:
                     if before.get(host.host) != states[host.host]:
-                        say(f"{host.host}: {states[host.host]}{detail(host)}")
+                        say(f"{host.host}: {states[host.host]}{detail(host, states[host.host], run.now())}")
             waited_for = [states[h.host] for h in hosts]
-            if all(s in ("done", "failed") for s in waited_for) or run.push.over(time.time()):
+            if all(s in ("done", "failed", "silent") for s in waited_for) or run.push.over(run.now()):
                 return states
             time.sleep(LOOK)
 
 
-def picture(hosts: list[Host], states: dict[str, State]) -> Table:
+def picture(hosts: list[Host], states: dict[str, State], now: float) -> Table:
     """The hosts on a terminal: those that work first, and a line of counts."""
-    order = {"fetching": 0, "failed": 1, "asked": 2, "later": 3, "done": 4}
+    order = {"fetching": 0, "failed": 1, "silent": 2, "asked": 3, "later": 4, "done": 5}
     rows = sorted(hosts, key=lambda h: (order[states[h.host]], h.host))
     grid = Table(box=None, pad_edge=False, show_header=False, caption=counts(states), caption_justify="left")
     for host in rows[:SHOWN]:
-        grid.add_row(host.host, states[host.host], detail(host))
+        grid.add_row(host.host, states[host.host], detail(host, states[host.host], now))
     return grid
 
 
-def detail(host: Host) -> str:
+def detail(host: Host, state: State, now: float) -> str:
     """What is on its way to a host, or what it complains of."""
     from kiosk.cloud.untrusted import line
 
+    if state == "silent":
+        return f", nothing heard for {ago(now - (host.reported or 0))}"
     if host.report is None:
         return ""
     busy = host.report.fetching
@@ -189,27 +205,30 @@ def detail(host: Host) -> str:
 
 def counts(states: dict[str, State]) -> str:
     """The hosts in numbers."""
-    names: list[State] = ["done", "fetching", "asked", "later", "failed"]
+    names: list[State] = ["done", "fetching", "asked", "later", "silent", "failed"]
     found = [(name, sum(s == name for s in states.values())) for name in names]
     return f"{len(states)} hosts: " + ", ".join(f"{n} {name}" for name, n in found if n)
 
 
-def end(push: Push, states: dict[str, State], *, json: bool) -> None:
+def end(push: Push, states: dict[str, State], lost: list[str], *, json: bool) -> None:
     """Says what became of a push, and raises where it did not reach all."""
     if json:
-        emit({"push": push.id, "images": push.images, "hosts": states})
+        emit({"push": push.id, "images": push.images, "hosts": states, "lost": lost})
     else:
         say(f"Push {push.id}: {counts(states)}.")
     failed = sorted(h for h, s in states.items() if s == "failed")
-    late = sorted(h for h, s in states.items() if s not in ("done", "failed"))
+    silent = sorted(h for h, s in states.items() if s == "silent")
+    late = sorted(h for h, s in states.items() if s not in ("done", "failed", "silent"))
     if failed:
         raise KioskError(
             f"{len(failed)} of {len(states)} hosts failed: {few(failed)}", hint="See: kiosk fleet status"
         )
-    if late:
+    what = [f"{few(late)} have not finished in time"] if late else []
+    what += [f"{few(silent)} have said nothing since they were asked"] if silent else []
+    if what:
         raise NetworkError(
-            f"{len(late)} of {len(states)} hosts have not finished in time: {few(late)}",
-            hint="They go on by themselves; see: kiosk fleet status",
+            f"{len(late) + len(silent)} of {len(states)} hosts do not have it yet: {'; '.join(what)}",
+            hint="What runs there goes on by itself; see: kiosk fleet status",
         )
 
 
