@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from kiosk.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
+AGENT_FILE = Path("/etc/kiosk/agent.toml")
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -33,12 +34,17 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 def read_toml(path: Path, model: type[Model]) -> Model:
     """Reads a TOML file as `model`; UsageError naming file and key when it does not fit."""
+    return fitting(parse_toml(path), model, str(path), "Keys of this file")
+
+
+def fitting(table: dict[str, Any], model: type[Model], where: str, keys: str) -> Model:
+    """A table as `model`; UsageError naming the key and `where` when it does not fit, and what `keys` there are."""
     try:
-        return model.model_validate(parse_toml(path))
+        return model.model_validate(table)
     except ValidationError as e:
         key, said = faults(e)[0]
         what = said if said.startswith("unknown key") else f"{key}: {said}"
-        raise UsageError(what, where=str(path), hint=f"Keys of this file: {known_keys(model)}") from None
+        raise UsageError(what, where=where, hint=f"{keys}: {known_keys(model)}") from None
 
 
 def faults(error: ValidationError) -> list[tuple[str, str]]:
@@ -157,6 +163,19 @@ class Settings(BaseModel):
     def vms(self) -> Path:
         """Running VMs."""
         return self.home / "vms"
+
+
+def read_agent(settings: Settings, model: type[Model], file: Path | None = None) -> tuple[Model, str]:
+    """The configuration of this host's agent as `model`, and where it stands: the file that is named, else
+    AGENT_FILE where there is one, else the table [agent]. UsageError where it does not fit, or stands twice."""
+    if file is None and AGENT_FILE.exists():
+        file = AGENT_FILE
+    if file is not None and settings.agent:
+        raise UsageError(
+            "the agent is configured twice", where=str(file), hint="Remove [agent] from kiosk.toml."
+        )
+    where = str(file) if file is not None else "[agent]"
+    return fitting(parse_toml(file) if file is not None else settings.agent, model, where, "Keys"), where
 
 
 def load(path: Path | None = None) -> Settings:

@@ -9,17 +9,16 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from kiosk.agent.orders import API_SCHEMES, Orders, minutes
-from kiosk.config import Settings, faults, known_keys, parse_toml
+from kiosk.config import Settings, read_agent
 from kiosk.errors import UsageError
 from kiosk.handover.settings import Tables
 from kiosk.model.report import HOST, HostName
 from kiosk.place import Web, place
-from kiosk.sync.offer import this_host
+from kiosk.sync.offer import machine
 
-FILE = Path("/etc/kiosk/agent.toml")
 Rate = Annotated[int, Field(ge=1000, le=10**12)]
 
 
@@ -79,19 +78,7 @@ class Agent(BaseModel):
 def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = ()) -> Orders:
     """The orders of this host's agent. UsageError naming file and key where the configuration does not fit, and
     where it names no kiosk."""
-    if file is None and FILE.exists():
-        file = FILE
-    if file is not None and settings.agent:
-        raise UsageError(
-            "the agent is configured twice", where=str(file), hint="Remove [agent] from kiosk.toml."
-        )
-    where = str(file) if file is not None else "[agent]"
-    try:
-        found = Agent.model_validate(parse_toml(file) if file is not None else settings.agent)
-    except ValidationError as e:
-        key, said = faults(e)[0]
-        what = said if said.startswith("unknown key") else f"{key}: {said}"
-        raise UsageError(what, where=where, hint=f"Keys: {known_keys(Agent)}") from None
+    found, where = read_agent(settings, Agent, file)
     url = found.url or settings.url
     if url is None:
         raise UsageError(
@@ -148,7 +135,7 @@ def listen(where: int | str) -> tuple[str, ...]:
 
 def hostname() -> str:
     """This machine's name as the fleet writes it."""
-    name = this_host()[:200]
+    name = machine()[:200]
     if not re.fullmatch(HOST, name):
         raise UsageError(f"the host name {name!r} can't be used", hint='Write host = "NAME" for the agent.')
     return name

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
+from kiosk.config import Settings, read_agent
 from kiosk.errors import VerificationError
 from kiosk.model.names import Ref, Version, with_version
+from kiosk.model.report import HostName
 from kiosk.trust.client import TrustedRepository
 
 
@@ -19,8 +24,22 @@ class Offer:
     back: bool = False
 
 
-def this_host() -> str:
-    """The name by which this host has its place in roll-outs."""
+class _Named(BaseModel):
+    """Of the agent's configuration only the host's name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: HostName | None = None
+
+
+def this_host(settings: Settings, file: Path | None = None) -> str:
+    """The name by which this host has its place in roll-outs, for `kiosk sync` as for its agent: the agent's `host`
+    where that is configured (in `file`, see `read_agent`), else the machine's name. UsageError."""
+    return read_agent(settings, _Named, file)[0].host or machine()
+
+
+def machine() -> str:
+    """This machine's own name."""
     return socket.gethostname().lower().rstrip(".")
 
 
