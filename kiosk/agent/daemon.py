@@ -25,7 +25,7 @@ from typing import Any
 
 from kiosk.agent import state as states
 from kiosk.agent.api import Api, lease
-from kiosk.agent.child import Child
+from kiosk.agent.child import BEAT, Child
 from kiosk.agent.events import Event, Stream
 from kiosk.agent.notify import notify, watchdog
 from kiosk.agent.orders import Orders, in_window, until_edge
@@ -42,6 +42,7 @@ REPORT_LEAST = 1.0
 SOON = 0.05
 EDGE_MOST = 900.0
 STOP_SECONDS = 15.0
+LOOK_AT_CHILD = 60.0
 MOST_PUSHES = 100
 MOST_NAMES = 1000
 NEVER = float("inf")
@@ -77,6 +78,7 @@ class Daemon:
         self.again = False
         self.claimed: int | None = None
         self.stopped = False
+        self.hung: str | None = None
         self.result: dict[str, Any] | None = None
         self.leased: tuple[str, str] | None = None
         self.ending = False
@@ -219,7 +221,7 @@ class Daemon:
             self.again = True
             return
         self.pace.begun()
-        self.result, self.again, self.stopped = None, False, False
+        self.result, self.again, self.stopped, self.hung = None, False, False, None
         self.running_pushes = dict(self.pushes)
         job = {
             "orders": json.loads(self.orders.to_json()),
@@ -227,6 +229,7 @@ class Daemon:
             "open": self.open,
             "swarm": self.swarm.works,
             "fanout": self.state.fanout,
+            "beat": BEAT,
         }
         try:
             self.child = Child(job, self._selector)
@@ -234,7 +237,7 @@ class Daemon:
             self.state.error = f"the work can't be started: {e.strerror}"
             self.at["work"] = self.pace.ended_badly()
             return
-        self.sooner("silent", time.monotonic() + 60)
+        self.at["silent"] = time.monotonic() + LOOK_AT_CHILD
 
     def told(self, message: dict[str, Any]) -> None:
         """A line from the work."""
@@ -290,8 +293,9 @@ class Daemon:
             self.state.state = "waiting"
             return
         self.state.state = "failed"
-        self.state.error = f"the work ended with status {code}"
-        say(self.state.error)
+        self.state.error = self.hung or f"the work ended with status {code}"
+        if self.hung is None:
+            say(self.state.error)
         self.at["work"] = self.pace.ended_badly()
 
     def take_result(self, result: dict[str, Any]) -> None:
@@ -323,12 +327,14 @@ class Daemon:
             self.pushed_before.append(number)
 
     def look_at_child(self) -> None:
-        """Kills a run that gives no sign of life."""
-        if self.child is not None:
-            if self.child.silent():
-                say("the work gives no sign of life and is ended")
-                self.child.kill()
-            self.at["silent"] = time.monotonic() + 60
+        """Kills a run that gives no sign of life, or gets nowhere: it is started again later."""
+        if self.child is None:
+            return
+        if (why := self.child.hangs()) is not None and self.hung is None:
+            self.hung = f"the work {why}: it is ended"
+            say(self.hung)
+            self.child.kill()
+        self.at["silent"] = time.monotonic() + LOOK_AT_CHILD
 
     # -- leases ---------------------------------------------------------------------------------------
 
@@ -357,6 +363,8 @@ class Daemon:
             share = self.orders.bandwidth // 10 if made["granted"] else self.orders.bandwidth
             self.swarm.limit(max(1000, share))
         if self.child is not None:
+            if made is not None:
+                self.child.expect(made["retry"])
             self.child.tell({"lease": made, "fanout": self.state.fanout})
 
     def give_back(self, name: str, version: str, left: int) -> None:
