@@ -64,11 +64,13 @@ def known_keys(model: type[BaseModel]) -> str:
 
 @dataclass(frozen=True)
 class S3Options:
-    """What boto3 is told besides its own configuration: where the service is (an http or https URL; None is
-    Amazon or what boto3's configuration says) and its region. Credentials are never kiosk's settings."""
+    """What is said of servers besides their URL. boto3 is told where the service is (an http or https URL; None is
+    Amazon or what boto3's configuration says) and its region. Credentials are never kiosk's settings. `ca`: see
+    kiosk.tls, for web servers as well."""
 
     endpoint: str | None = None
     region: str | None = None
+    ca: str | None = None
 
 
 WebUrl = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]{1,1000}$")]
@@ -82,6 +84,7 @@ FLEET = ("fleet_database", "lease_copies", "origin_budget")
 class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
+    `ca` is a file of the authorities whose certificates are believed, of https kiosks, mirrors and S3 services.
     `rollouts` is the file of plans for roll-outs (else /etc/kiosk/rollouts.toml, where there is one).
 
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
@@ -101,6 +104,7 @@ class Settings(BaseModel):
     url: str | None = None
     proxy: str | None = None
     root: Path | None = None
+    ca: Path | None = None
     recipes: Path | None = None
     rollouts: Path | None = None
     cache: Path | None = None
@@ -122,7 +126,7 @@ class Settings(BaseModel):
     @property
     def s3(self) -> S3Options:
         """How s3:// URLs are reached."""
-        return S3Options(self.s3_endpoint, self.s3_region)
+        return S3Options(self.s3_endpoint, self.s3_region, str(self.ca) if self.ca else None)
 
     @property
     def images(self) -> Path:
@@ -186,7 +190,18 @@ def load(path: Path | None = None) -> Settings:
     settings = read_toml(file, Settings) if file else Settings()
     over = {
         key: os.environ[f"KIOSK_{key.upper()}"]
-        for key in ("home", "url", "proxy", "root", "recipes", "cache", "s3_endpoint", "s3_region", *FLEET)
+        for key in (
+            "home",
+            "url",
+            "proxy",
+            "root",
+            "ca",
+            "recipes",
+            "cache",
+            "s3_endpoint",
+            "s3_region",
+            *FLEET,
+        )
         if os.environ.get(f"KIOSK_{key.upper()}")
     }
     return Settings.model_validate({**settings.model_dump(), **over})

@@ -38,6 +38,8 @@ class Api(threading.Thread):
         self._web = web
         self._host = host
         self._token = token
+        self.trouble = "no answer"
+        """Why the last call that got no answer got none."""
         self._sequence = int(time.time() * 1000)
         self._calls: queue.Queue[_Call] = queue.Queue(QUEUED)
 
@@ -58,7 +60,8 @@ class Api(threading.Thread):
         for _ in range(2):
             try:
                 answer = self._send(call)
-            except WebError:
+            except WebError as e:
+                self.trouble = str(e)
                 return None
             if answer.status != 409:
                 break

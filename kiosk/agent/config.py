@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from kiosk import tls
 from kiosk.agent.orders import API_SCHEMES, Orders, minutes
 from kiosk.config import Settings, read_agent
 from kiosk.errors import UsageError
@@ -47,6 +48,7 @@ class Agent(BaseModel):
     url: str | None = None
     root: Path | None = None
     proxy: str | None = None
+    ca: Path | None = None
     api: str | None = None
     host: HostName | None = None
     token_file: Path | None = None
@@ -84,7 +86,9 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         raise UsageError(
             "no kiosk is known", where=where, hint='Write url = "http://KIOSK", or set KIOSK_URL.'
         )
-    root = found.root or settings.root
+    root, ca = found.root or settings.root, found.ca or settings.ca
+    if ca is not None:
+        tls.context(str(ca))
     return Orders(
         host=found.host or hostname(),
         home=str(settings.home),
@@ -93,6 +97,7 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         proxy=found.proxy or settings.proxy,
         s3_endpoint=settings.s3_endpoint,
         s3_region=settings.s3_region,
+        ca=str(ca) if ca else None,
         api=api(found.api, url, where),
         token_file=str(found.token_file) if found.token_file else None,
         images=found.images,

@@ -51,7 +51,6 @@ MOST_WAITING = 1000
 WAKE = "wake"
 LOCK = "agent.lock"
 REFUSED = {
-    0: "no answer",
     401: "the token is not this host's (`kiosk fleet token HOST` on the kiosk)",
     404: "it has no fleet (a plain web server?)",
 }
@@ -67,7 +66,7 @@ class Daemon:
             orders.host, orders.agent, fanout=states.last_fanout(orders.folder), pid=os.getpid()
         )
         self.pace = Pace(orders.poll)
-        self.poll = Poll(orders.url, orders.proxy)
+        self.poll = Poll(orders.url, orders.proxy, orders.ca)
         self.at: dict[str, float] = {}
         self.child: Child | None = None
         self.pushes: dict[int, tuple[str, ...]] = {}
@@ -88,6 +87,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._reporting = False
+        self._listens: bool | None = None
         self._taken: int | None = None
         self._reported_at = float("-inf")
         self.api: Api | None = None
@@ -135,7 +135,7 @@ class Daemon:
         if (fd := self.swarm.fileno()) is not None:
             self._selector.register(fd, selectors.EVENT_READ, "swarm")
         if self.orders.api is not None:
-            web = Web(self.orders.api, self.orders.proxy)
+            web = Web(self.orders.api, self.orders.proxy, self.orders.ca)
             path = f"/api/events?host={self.orders.host}"
             self.stream = Stream(
                 web,
@@ -146,7 +146,7 @@ class Daemon:
             self.stream.start()
             token = self.orders.token()
             if token is not None:
-                self.api = Api(Web(self.orders.api, self.orders.proxy), self.orders.host, token)
+                self.api = Api(web, self.orders.host, token)
                 self.api.start()
             elif self.orders.token_file is not None:
                 say(f"{self.orders.token_file} holds no token: this host does not report")
@@ -404,7 +404,8 @@ class Daemon:
     def stream_is(self, why: str | None) -> None:
         """The event stream has begun, or ended."""
         connected = why is None
-        if connected != self.state.connected:
+        if connected is not self._listens:
+            self._listens = connected
             say("the kiosk's events are heard" if connected else f"no events from the kiosk: {why}; polling")
             self.state.connected = connected
             self.changed()
@@ -479,6 +480,8 @@ class Daemon:
         good = status == 200
         if status != self._taken:
             why = REFUSED.get(status, f"it answered {status}")
+            if status == 0 and self.api is not None:
+                why = self.api.trouble
             say("the kiosk takes reports" if good else f"the kiosk takes no reports: {why}")
             self.sooner("save", time.monotonic() + SOON)
         self._taken, self.state.reported = status, good
@@ -551,6 +554,10 @@ def begin(orders: Orders) -> None:
     os.lseek(fd, 0, os.SEEK_SET)
     os.dup2(fd, 0)
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    if orders.ca is not None:
+        os.environ["SSL_CERT_FILE"] = (
+            orders.ca
+        )  # libtorrent asks the tracker, and hears of authorities by this alone
     os.execv(sys.executable, [sys.executable, "-m", "kiosk.agent.daemon"])  # noqa: S606
 
 

@@ -106,7 +106,7 @@ class Run:
         self.talk = talk
         self.cache = HostCache(orders.folder)
         self.shared = Shared(orders.folder) if orders.share else None
-        s3 = S3Options(orders.s3_endpoint, orders.s3_region)
+        s3 = S3Options(orders.s3_endpoint, orders.s3_region, orders.ca)
         root = read_root(orders.root)
         self.repository = TrustedRepository(self.cache.metadata, orders.url, root, orders.proxy, s3)
         origin = locate.source(orders.url, orders.proxy, s3)
