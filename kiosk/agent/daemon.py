@@ -476,6 +476,12 @@ class Daemon:
     def reported(self, answer: Answer | None) -> None:
         """The kiosk has a report, or not. That costs nothing but a line in the log, and only when it changes."""
         self._reporting = False
+        if (
+            answer is not None and answer.status == 429
+        ):  # much happened at once: what is true then is told later
+            after = answer.headers.get("retry-after", "")
+            self.sooner("report", time.monotonic() + (min(60, int(after)) if after.isdecimal() else 5))
+            return
         status = answer.status if answer is not None else 0
         good = status == 200
         if status != self._taken:

@@ -10,7 +10,8 @@ import pytest
 from kiosk import data
 from kiosk.fleet.tokens import FleetKey
 from tests.simulators.machine import Machine, can_boot
-from tests.simulators.published import ready, without_fsync
+from tests.simulators.published import PASSPHRASE, Kiosk, ready, without_fsync
+from tests.simulators.rolled import plan_of, publish_with_rollout
 
 __all__ = ["without_fsync"]
 pytestmark = [
@@ -21,15 +22,23 @@ USER = 977
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    """One with the units, a repository, a token, and agent.toml."""
-    kiosk, made = ready(tmp_path / "k"), Machine(tmp_path)
+def kiosk(tmp_path: Path) -> Kiosk:
+    return ready(tmp_path / "k")
+
+
+def installed(kiosk: Kiosk, folder: Path) -> Machine:
+    """A machine with the units, the repository, a token, and agent.toml."""
+    made = Machine(folder)
     for unit in (data.folder("server") / "systemd").iterdir():
         made.put(f"/etc/systemd/system/{unit.name}", unit.read_text())
     home = made.tree / "var/lib/kiosk"
     shutil.copytree(kiosk.settings.repository, home / "repository")
     made.put("/etc/kiosk/token", FleetKey.of(home / "fleet.key").token("hv-1"), 0o600)
     shutil.chown(home / "fleet.key", USER, USER)
+    for name in ("keys", "rollouts"):
+        if (kiosk.settings.home / name).exists():
+            shutil.copytree(kiosk.settings.home / name, home / name)
+    made.put("/etc/kiosk/passphrase", PASSPHRASE.decode(), 0o600)
     made.put(
         "/etc/passwd", f"{Path('/etc/passwd').read_text()}kiosk:x:{USER}:{USER}::/var/lib/kiosk:/bin/false\n"
     )
@@ -57,7 +66,8 @@ until_ 'test -e /var/lib/kiosk/images/worker.raw'
 """
 
 
-def test_the_agent_and_the_server_work_in_their_confinement(machine: Machine) -> None:
+def test_the_agent_and_the_server_work_in_their_confinement(kiosk: Kiosk, tmp_path: Path) -> None:
+    machine = installed(kiosk, tmp_path)
     said = machine.run(
         WAIT
         + """
@@ -66,6 +76,7 @@ until_ '! kiosk agent status | grep -q fetching'
 kiosk agent status
 systemctl show -P StatusText kiosk-agent
 pid=$(main kiosk-agent)
+grep -E "Seccomp:|NoNewPrivs|CapBnd" /proc/$pid/status
 systemctl reload kiosk-agent
 until_ 'journalctl -u kiosk-agent | grep -c "kiosk agent: keeps" | grep -qx 2'
 test "$pid" = "$(main kiosk-agent)"
@@ -83,6 +94,7 @@ journalctl -o cat -u kiosk-agent -u kiosk-serve >words
     words = (machine.out / "words").read_text()
     assert "hv-1: idle" in said
     assert "versions held" in said
+    assert "NoNewPrivs:\t1" in said and "Seccomp:\t2" in said
     assert said.rstrip().count("success") == 2, said
     assert (machine.out / "failed").read_text() == ""
     assert '"hv-1"' in (machine.out / "fleet.json").read_text()
@@ -90,7 +102,32 @@ journalctl -o cat -u kiosk-agent -u kiosk-serve >words
     assert "not permitted" not in words.lower()
 
 
-def test_a_wrong_configuration_is_not_started_again_and_again(machine: Machine) -> None:
+def test_roll_outs_are_signed_in_their_confinement(kiosk: Kiosk, tmp_path: Path) -> None:
+    """Three processes as three units: what the agent reports is read, and the next step is signed by it."""
+    publish_with_rollout(kiosk, "2", plan_of(stages=["0%", "100%"], hosts=["hv-*"], hold="1s"))
+    machine = installed(kiosk, tmp_path)
+    machine.put(
+        "/etc/systemd/system/kiosk-rollout.service.d/soon.conf",
+        "[Service]\nExecStart=\nExecStart=/usr/bin/kiosk rollout run --every 1\n",
+    )
+    machine.run(
+        WAIT
+        + """
+export KIOSK_PASSPHRASE_FILE=/etc/kiosk/passphrase
+kiosk rollout status worker | grep " running "
+systemctl start kiosk-rollout
+trap 'kiosk rollout status worker; journalctl --no-pager -o cat -u kiosk-rollout' EXIT
+sleep 3; systemctl is-active kiosk-rollout
+n=0; until kiosk rollout status worker | grep -q " done "; do n=$((n + 1)); [ $n -lt 100 ]; sleep 1; done
+systemctl stop kiosk-rollout
+test "$(systemctl show -P Result kiosk-rollout)" = success
+""",
+        seconds=300,
+    )
+
+
+def test_a_wrong_configuration_is_not_started_again_and_again(kiosk: Kiosk, tmp_path: Path) -> None:
+    machine = installed(kiosk, tmp_path)
     machine.put("/etc/kiosk/agent.toml", 'url = "http://127.0.0.1:8080"\nhots = "x"\n')
     machine.run(
         """

@@ -1,7 +1,7 @@
 """A machine of its own with a real systemd as its first process, in namespaces: the files of this one under an overlay,
 no network but loopback, and what a test puts there. It ends when its script does.
 
-Nothing of it touches this machine: whatever it writes is in memory.
+Nothing of it touches this machine: whatever it writes is in memory, and the kernel's own settings can't be written.
 """
 
 from __future__ import annotations
@@ -24,16 +24,31 @@ mkdir "$here/memory/up" "$here/memory/work" "$here/memory/root"
 root=$here/memory/root
 mount -t overlay overlay -o "lowerdir=/,upperdir=$here/memory/up,workdir=$here/memory/work" "$root"
 mount -t proc proc "$root/proc"
-mount -t sysfs sysfs "$root/sys"
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,ro,bind "$root/proc/sys"
+mount -t sysfs -o ro sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for node in null zero full random urandom tty; do
+    touch "$root/dev/$node"
+    mount --bind "/dev/$node" "$root/dev/$node"
+done
+mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/mqueue" "$root/dev/hugepages"
+mount -t devpts -o newinstance,ptmxmode=666 devpts "$root/dev/pts"
+mount -t tmpfs tmpfs "$root/dev/shm"
+ln -s pts/ptmx "$root/dev/ptmx"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 for path in "$@"; do mkdir -p "$root$path"; mount --bind "$path" "$root$path"; done
 rm -rf "$root"/etc/systemd/system/* "$root"/etc/kiosk "$root"/var/lib/kiosk; rm -f "$root/etc/fstab"
 cp -a "$here/tree/." "$root/"
+for unit in systemd-sysctl systemd-binfmt systemd-modules-load systemd-udevd systemd-udev-trigger \
+        systemd-tmpfiles-setup-dev; do
+    ln -s /dev/null "$root/etc/systemd/system/$unit.service"
+done
 mkdir -p "$root/mnt"; mount --bind "$here/out" "$root/mnt"
 ip link set lo up
+mount --make-rshared "$root"  # as systemd finds it on a machine: credentials come by it
 exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
     chroot "$root" /lib/systemd/systemd --system --unit=told.target
 """
