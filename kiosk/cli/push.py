@@ -8,22 +8,19 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kiosk.cli.common import Json, emit, say, settings, size, table
+from kiosk.cli.common import DryRun, Json, emit, say, settings, table
 from kiosk.cli.fleet import ago, opened
-from kiosk.config import Settings
 from kiosk.errors import KioskError, NetworkError, NotFoundError, UsageError
-from kiosk.progress import bar
 
 if TYPE_CHECKING:
     from kiosk.fleet.catalogue import Catalogue
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
 LOOK = 0.5
 SHOWN = 30
-AT_A_TIME = 8
 
 
 def register(app: typer.Typer) -> None:
@@ -65,10 +61,13 @@ def push(
         str, typer.Option(metavar="COMMAND", help="kiosk on the host of --ssh: 'sudo -n kiosk'.")
     ] = "kiosk",
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Asks agents to fetch the newest version now, and shows each host until all have it or have failed.
 
-    `kiosk push debian-12-worker --hosts 'rack1-*' --waves 10,100 --every 5m`, `kiosk push --ssh root@hv-3 IMAGE`
+    Example: `kiosk push debian-12-worker --hosts 'rack1-*' --waves 10,100 --every 5m`
+
+    Example: `kiosk push --ssh root@hv-3 debian-12-worker`
 
     Agents that are connected begin within a second; what they hold follows from signed metadata alone. Hosts that
     were lost already (no report for 20 minutes) are named and not waited for; one that says nothing for 7 ½ minutes is
@@ -76,7 +75,15 @@ def push(
     some are silent or have not finished in time; interrupted, no further host is asked.
     """
     s = settings(ctx)
+    if not s.repository.is_dir():
+        raise NotFoundError(
+            "there is no repository here", where=str(s.repository), hint="Run it on the kiosk."
+        )
     if ssh:
+        if hosts or detach or dry_run or waves != "100":
+            raise UsageError("--ssh goes with none of --hosts, --waves, --detach and --dry-run")
+        from kiosk.cli.push_ssh import over_ssh
+
         over_ssh(s, ssh, images, ssh_config, shlex.split(remote), duration(timeout), json=json)
         return
     from kiosk.fleet import catalogue
@@ -100,6 +107,9 @@ def push(
     with opened(s) as database:
         run = Run(database, offered, wanted)
         lost = run.lost()
+        if dry_run:
+            would_ask(run, lost, json=json)
+            return
         if not run.hosts() and not detach:
             what = f"no host that has reported lately matches{f' (lost: {few(lost)})' if lost else ''}"
             raise NotFoundError(what, hint="See: kiosk fleet status")
@@ -148,6 +158,15 @@ class Run:
         found = [(name, self.offered.offered(name, host)) for name in self.push.images]
         return [(name, version) for name, version in found if version is not None]
 
+    def missing(self, host: Host) -> list[str]:
+        """NAME@VERSION of those that a host does not have."""
+        held = {f"{h.name}@{h.version}" for h in host.report.held} if host.report else set()
+        return [
+            one
+            for one in (f"{name}@{version}" for name, version in self.wanted(host.host))
+            if one not in held
+        ]
+
     def states(self, hosts: list[Host]) -> dict[str, State]:
         """How far each is."""
         from kiosk.fleet.pushes import progress
@@ -156,6 +175,18 @@ class Run:
         return {
             h.host: progress(self.push, h.host, h.report, h.reported, self.wanted(h.host), now) for h in hosts
         }
+
+
+def would_ask(run: Run, lost: list[str], *, json: bool) -> None:
+    """Says who would be asked, and what each would be asked for that it does not have."""
+    found = {h.host: run.missing(h) for h in run.hosts()}
+    if json:
+        emit({"images": run.push.images, "hosts": found, "lost": lost, "dry_run": True})
+        return
+    table(["host", "would fetch"], [(host, " ".join(missing)) for host, missing in found.items()])
+    say(f"{len(found)} hosts would be asked; {sum(map(bool, found.values()))} lack something.")
+    if lost:
+        say(f"Lost, and not waited for: {few(lost)}.")
 
 
 def follow(run: Run, *, json: bool) -> dict[str, State]:
@@ -230,50 +261,6 @@ def end(push: Push, states: dict[str, State], lost: list[str], *, json: bool) ->
             f"{len(late) + len(silent)} of {len(states)} hosts do not have it yet: {'; '.join(what)}",
             hint="What runs there goes on by itself; see: kiosk fleet status",
         )
-
-
-def over_ssh(
-    s: Settings,
-    hosts: list[str],
-    images: list[str],
-    config: Path | None,
-    remote: list[str],
-    timeout: float,
-    *,
-    json: bool,
-) -> None:
-    """Pushes through ssh, several hosts at a time."""
-    from kiosk.model.names import parse_ref
-    from kiosk.serve import static, tunnel
-
-    names = [str(parse_ref(image)) for image in images]
-    with (
-        static.serve(s.repository, "127.0.0.1", 0) as server,
-        server.running(),
-        ThreadPoolExecutor(AT_A_TIME) as pool,
-        bar("push over ssh", None) as progress,
-    ):
-        work = [
-            pool.submit(
-                tunnel.push, h, names, port=server.server_port, config=config, remote=remote, timeout=timeout
-            )
-            for h in dict.fromkeys(hosts)
-        ]
-        while wait(work, timeout=LOOK).not_done:
-            progress.update(server.app.sent - progress.n)
-        done = [one.result() for one in work]
-        sent = server.app.sent
-    if json:
-        emit({"sent": sent, "hosts": [vars(one) for one in done]})
-    else:
-        rows: list[tuple[Any, ...]] = []
-        for one in done:
-            rows += [(one.host, r["name"], r["version"], r["state"], size(r["moved"])) for r in one.results]
-            rows += [(one.host, "", "", "failed", one.error)] if one.error else []
-        table(["host", "name", "version", "state", "moved"], rows)
-    failed = [one.host for one in done if one.error]
-    if failed:
-        raise KioskError(f"{len(failed)} of {len(done)} hosts failed: {few(failed)}")
 
 
 def few(names: list[str]) -> str:

@@ -145,6 +145,26 @@ def test_hosts_that_are_lost_already_are_named(fleet: tuple[Kiosk, Fleet]) -> No
     assert (done.returncode, "Lost, and not waited for: hv-9." in done.stdout) == (0, True)
 
 
+def test_a_dry_run_says_who_would_be_asked_for_what_and_asks_nobody(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    server.agent("hv-1").report(held=HELD)
+    server.agent("hv-2").report()
+    said = kiosk_says(kiosk.settings, "push", "worker", "--dry-run", "--json")
+    assert json.loads(said.stdout)["hosts"] == {"hv-1": [], "hv-2": ["worker@1"]}
+    shown = kiosk_says(kiosk.settings, "push", "worker", "--dry-run").stdout
+    assert "2 hosts would be asked; 1 lack something." in shown
+    assert server.kiosk.database.open_pushes(0) == []
+
+
+def test_what_can_not_be_said_together_is_refused(fleet: tuple[Kiosk, Fleet], tmp_path: Path) -> None:
+    kiosk, _ = fleet
+    assert kiosk_says(kiosk.settings, "push", "worker", "--ssh", "hv-1", "--detach").returncode == 2
+    nowhere = kiosk_says(Settings(home=tmp_path / "nowhere"), "push", "worker")
+    assert (nowhere.returncode, "no repository here" in nowhere.stderr) == (6, True)
+    nobody = kiosk_says(Settings(home=tmp_path / "nowhere"), "fleet", "status")
+    assert "No host has reported here" in nobody.stdout
+
+
 def test_on_a_terminal_the_hosts_are_redrawn(fleet: tuple[Kiosk, Fleet]) -> None:
     kiosk, server = fleet
     agent = server.agent("hv-1")
