@@ -240,7 +240,9 @@ def _client(options: S3Options, patience: Patience) -> Any:
             user_agent_extra="kiosk",
         )
         own = boto3.session.Session(botocore_session=session)
-        return own.client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
+        return own.client(
+            "s3", endpoint_url=options.endpoint, region_name=options.region, config=config, verify=options.ca
+        )
     except (BotoCoreError, ValueError) as e:
         raise UsageError(f"boto3 can't be set up: {e}", where="configuration of boto3") from None
 

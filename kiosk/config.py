@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from kiosk.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
+AGENT_FILE = Path("/etc/kiosk/agent.toml")
 
 
 def parse_toml(path: Path) -> dict[str, Any]:
@@ -33,12 +34,17 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 def read_toml(path: Path, model: type[Model]) -> Model:
     """Reads a TOML file as `model`; UsageError naming file and key when it does not fit."""
+    return fitting(parse_toml(path), model, str(path), "Keys of this file")
+
+
+def fitting(table: dict[str, Any], model: type[Model], where: str, keys: str) -> Model:
+    """A table as `model`; UsageError naming the key and `where` when it does not fit, and what `keys` there are."""
     try:
-        return model.model_validate(parse_toml(path))
+        return model.model_validate(table)
     except ValidationError as e:
         key, said = faults(e)[0]
         what = said if said.startswith("unknown key") else f"{key}: {said}"
-        raise UsageError(what, where=str(path), hint=f"Keys of this file: {known_keys(model)}") from None
+        raise UsageError(what, where=where, hint=f"{keys}: {known_keys(model)}") from None
 
 
 def faults(error: ValidationError) -> list[tuple[str, str]]:
@@ -58,11 +64,13 @@ def known_keys(model: type[BaseModel]) -> str:
 
 @dataclass(frozen=True)
 class S3Options:
-    """What boto3 is told besides its own configuration: where the service is (an http or https URL; None is
-    Amazon or what boto3's configuration says) and its region. Credentials are never kiosk's settings."""
+    """What is said of servers besides their URL. boto3 is told where the service is (an http or https URL; None is
+    Amazon or what boto3's configuration says) and its region. Credentials are never kiosk's settings. `ca`: see
+    kiosk.tls, for web servers as well."""
 
     endpoint: str | None = None
     region: str | None = None
+    ca: str | None = None
 
 
 WebUrl = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]{1,1000}$")]
@@ -76,6 +84,7 @@ FLEET = ("fleet_database", "lease_copies", "origin_budget")
 class Settings(BaseModel):
     """Where things are. `url` and `root` are what a hypervisor was given once: the kiosk and its trust.
 
+    `ca` is a file of the authorities whose certificates are believed, of https kiosks, mirrors and S3 services.
     `rollouts` is the file of plans for roll-outs (else /etc/kiosk/rollouts.toml, where there is one).
 
     A publication makes differences to the last `differences` versions, each in about `difference_seconds`.
@@ -95,6 +104,7 @@ class Settings(BaseModel):
     url: str | None = None
     proxy: str | None = None
     root: Path | None = None
+    ca: Path | None = None
     recipes: Path | None = None
     rollouts: Path | None = None
     cache: Path | None = None
@@ -116,7 +126,7 @@ class Settings(BaseModel):
     @property
     def s3(self) -> S3Options:
         """How s3:// URLs are reached."""
-        return S3Options(self.s3_endpoint, self.s3_region)
+        return S3Options(self.s3_endpoint, self.s3_region, str(self.ca) if self.ca else None)
 
     @property
     def images(self) -> Path:
@@ -159,6 +169,19 @@ class Settings(BaseModel):
         return self.home / "vms"
 
 
+def read_agent(settings: Settings, model: type[Model], file: Path | None = None) -> tuple[Model, str]:
+    """The configuration of this host's agent as `model`, and where it stands: the file that is named, else
+    AGENT_FILE where there is one, else the table [agent]. UsageError where it does not fit, or stands twice."""
+    if file is None and AGENT_FILE.exists():
+        file = AGENT_FILE
+    if file is not None and settings.agent:
+        raise UsageError(
+            "the agent is configured twice", where=str(file), hint="Remove [agent] from kiosk.toml."
+        )
+    where = str(file) if file is not None else "[agent]"
+    return fitting(parse_toml(file) if file is not None else settings.agent, model, where, "Keys"), where
+
+
 def load(path: Path | None = None) -> Settings:
     """The settings: the file, then the environment (KIOSK_HOME, KIOSK_URL, ...) over it."""
     named = path or (Path(os.environ["KIOSK_CONFIG"]) if os.environ.get("KIOSK_CONFIG") else None)
@@ -167,7 +190,18 @@ def load(path: Path | None = None) -> Settings:
     settings = read_toml(file, Settings) if file else Settings()
     over = {
         key: os.environ[f"KIOSK_{key.upper()}"]
-        for key in ("home", "url", "proxy", "root", "recipes", "cache", "s3_endpoint", "s3_region", *FLEET)
+        for key in (
+            "home",
+            "url",
+            "proxy",
+            "root",
+            "ca",
+            "recipes",
+            "cache",
+            "s3_endpoint",
+            "s3_region",
+            *FLEET,
+        )
         if os.environ.get(f"KIOSK_{key.upper()}")
     }
     return Settings.model_validate({**settings.model_dump(), **over})

@@ -6,8 +6,6 @@ host's clock was set back), it says where to go on.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import queue
 import threading
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kiosk.agent.web import Answer, Web, WebError
+from kiosk.proof import mac
 
 LARGEST_ANSWER = 1 << 16
 QUEUED = 64
@@ -39,6 +38,8 @@ class Api(threading.Thread):
         self._web = web
         self._host = host
         self._token = token
+        self.trouble = "no answer"
+        """Why the last call that got no answer got none."""
         self._sequence = int(time.time() * 1000)
         self._calls: queue.Queue[_Call] = queue.Queue(QUEUED)
 
@@ -59,7 +60,8 @@ class Api(threading.Thread):
         for _ in range(2):
             try:
                 answer = self._send(call)
-            except WebError:
+            except WebError as e:
+                self.trouble = str(e)
                 return None
             if answer.status != 409:
                 break
@@ -80,11 +82,6 @@ class Api(threading.Thread):
         number = read(answer).get("sequence")
         if isinstance(number, int) and self._sequence < number < (1 << 62):
             self._sequence = number
-
-
-def mac(token: bytes, method: str, path: str, body: bytes) -> str:
-    """The proof that whoever holds a host's token sent these very bytes there."""
-    return hmac.new(token, f"{method} {path}\n".encode() + body, hashlib.sha256).hexdigest()
 
 
 def read(answer: Answer) -> dict[str, Any]:

@@ -14,7 +14,12 @@ from typing import Any
 
 MOST = 4 << 20
 """Bytes of a line, or that wait to be written, after which the work is taken for broken."""
+BEAT = 20.0
+"""Seconds between the work's signs of life."""
 LONGEST_SILENCE = 120.0
+STUCK = 900.0
+"""Seconds without a word that tells of a step, after which the work hangs: signs of life come from a thread of their
+own. What may rightly take longer says so before (`busy`)."""
 
 
 class Child:
@@ -33,7 +38,8 @@ class Child:
         self._read = b""
         self._unwritten = b""
         self._open = True
-        self.heard_at = time.monotonic()
+        self.heard_at = self.stepped_at = time.monotonic()
+        self._within = 0.0
         selector.register(self._out, selectors.EVENT_READ, "work")
         self.tell(job)
 
@@ -78,16 +84,31 @@ class Child:
         if len(self._read) > MOST:
             self.kill()
             self._read = b""
-        return [json.loads(line) for line in lines if line]
+        messages = [json.loads(line) for line in lines if line]
+        for message in messages:
+            if message["say"] != "alive":
+                self.stepped_at = self.heard_at
+            if message["say"] == "busy":
+                self._within = message["within"]
+        return messages
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return not self._open
 
-    def silent(self) -> bool:
-        """Whether it has given no sign of life for too long."""
-        return time.monotonic() - self.heard_at > LONGEST_SILENCE
+    def expect(self, seconds: float) -> None:
+        """Nothing will happen for so long, and rightly so."""
+        self.stepped_at = max(self.stepped_at, time.monotonic() + seconds)
+
+    def hangs(self) -> str | None:
+        """What speaks for its being ended: it gives no sign of life, or gets nowhere."""
+        now = time.monotonic()
+        if now - self.heard_at > LONGEST_SILENCE:
+            return "gives no sign of life"
+        if now - self.stepped_at > STUCK + self._within:
+            return f"gets nowhere, for {(now - self.stepped_at) / 60:.0f} min"
+        return None
 
     def stop(self) -> None:
         """Asks it to end; what it has is kept."""

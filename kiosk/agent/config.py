@@ -9,17 +9,17 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from kiosk import tls
 from kiosk.agent.orders import API_SCHEMES, Orders, minutes
-from kiosk.config import Settings, faults, known_keys, parse_toml
+from kiosk.config import Settings, read_agent
 from kiosk.errors import UsageError
 from kiosk.handover.settings import Tables
 from kiosk.model.report import HOST, HostName
 from kiosk.place import Web, place
-from kiosk.sync.offer import this_host
+from kiosk.sync.offer import machine
 
-FILE = Path("/etc/kiosk/agent.toml")
 Rate = Annotated[int, Field(ge=1000, le=10**12)]
 
 
@@ -48,6 +48,7 @@ class Agent(BaseModel):
     url: str | None = None
     root: Path | None = None
     proxy: str | None = None
+    ca: Path | None = None
     api: str | None = None
     host: HostName | None = None
     token_file: Path | None = None
@@ -79,25 +80,15 @@ class Agent(BaseModel):
 def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = ()) -> Orders:
     """The orders of this host's agent. UsageError naming file and key where the configuration does not fit, and
     where it names no kiosk."""
-    if file is None and FILE.exists():
-        file = FILE
-    if file is not None and settings.agent:
-        raise UsageError(
-            "the agent is configured twice", where=str(file), hint="Remove [agent] from kiosk.toml."
-        )
-    where = str(file) if file is not None else "[agent]"
-    try:
-        found = Agent.model_validate(parse_toml(file) if file is not None else settings.agent)
-    except ValidationError as e:
-        key, said = faults(e)[0]
-        what = said if said.startswith("unknown key") else f"{key}: {said}"
-        raise UsageError(what, where=where, hint=f"Keys: {known_keys(Agent)}") from None
+    found, where = read_agent(settings, Agent, file)
     url = found.url or settings.url
     if url is None:
         raise UsageError(
             "no kiosk is known", where=where, hint='Write url = "http://KIOSK", or set KIOSK_URL.'
         )
-    root = found.root or settings.root
+    root, ca = found.root or settings.root, found.ca or settings.ca
+    if ca is not None:
+        tls.context(str(ca))
     return Orders(
         host=found.host or hostname(),
         home=str(settings.home),
@@ -106,6 +97,7 @@ def read(settings: Settings, file: Path | None = None, argv: tuple[str, ...] = (
         proxy=found.proxy or settings.proxy,
         s3_endpoint=settings.s3_endpoint,
         s3_region=settings.s3_region,
+        ca=str(ca) if ca else None,
         api=api(found.api, url, where),
         token_file=str(found.token_file) if found.token_file else None,
         images=found.images,
@@ -148,7 +140,7 @@ def listen(where: int | str) -> tuple[str, ...]:
 
 def hostname() -> str:
     """This machine's name as the fleet writes it."""
-    name = this_host()[:200]
+    name = machine()[:200]
     if not re.fullmatch(HOST, name):
         raise UsageError(f"the host name {name!r} can't be used", hint='Write host = "NAME" for the agent.')
     return name

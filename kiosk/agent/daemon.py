@@ -25,7 +25,7 @@ from typing import Any
 
 from kiosk.agent import state as states
 from kiosk.agent.api import Api, lease
-from kiosk.agent.child import Child
+from kiosk.agent.child import BEAT, Child
 from kiosk.agent.events import Event, Stream
 from kiosk.agent.notify import notify, watchdog
 from kiosk.agent.orders import Orders, in_window, until_edge
@@ -42,6 +42,7 @@ REPORT_LEAST = 1.0
 SOON = 0.05
 EDGE_MOST = 900.0
 STOP_SECONDS = 15.0
+LOOK_AT_CHILD = 60.0
 MOST_PUSHES = 100
 MOST_NAMES = 1000
 NEVER = float("inf")
@@ -50,7 +51,6 @@ MOST_WAITING = 1000
 WAKE = "wake"
 LOCK = "agent.lock"
 REFUSED = {
-    0: "no answer",
     401: "the token is not this host's (`kiosk fleet token HOST` on the kiosk)",
     404: "it has no fleet (a plain web server?)",
 }
@@ -66,7 +66,7 @@ class Daemon:
             orders.host, orders.agent, fanout=states.last_fanout(orders.folder), pid=os.getpid()
         )
         self.pace = Pace(orders.poll)
-        self.poll = Poll(orders.url, orders.proxy)
+        self.poll = Poll(orders.url, orders.proxy, orders.ca)
         self.at: dict[str, float] = {}
         self.child: Child | None = None
         self.pushes: dict[int, tuple[str, ...]] = {}
@@ -77,6 +77,7 @@ class Daemon:
         self.again = False
         self.claimed: int | None = None
         self.stopped = False
+        self.hung: str | None = None
         self.result: dict[str, Any] | None = None
         self.leased: tuple[str, str] | None = None
         self.ending = False
@@ -86,6 +87,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._reporting = False
+        self._listens: bool | None = None
         self._taken: int | None = None
         self._reported_at = float("-inf")
         self.api: Api | None = None
@@ -133,7 +135,7 @@ class Daemon:
         if (fd := self.swarm.fileno()) is not None:
             self._selector.register(fd, selectors.EVENT_READ, "swarm")
         if self.orders.api is not None:
-            web = Web(self.orders.api, self.orders.proxy)
+            web = Web(self.orders.api, self.orders.proxy, self.orders.ca)
             path = f"/api/events?host={self.orders.host}"
             self.stream = Stream(
                 web,
@@ -144,7 +146,7 @@ class Daemon:
             self.stream.start()
             token = self.orders.token()
             if token is not None:
-                self.api = Api(Web(self.orders.api, self.orders.proxy), self.orders.host, token)
+                self.api = Api(web, self.orders.host, token)
                 self.api.start()
             elif self.orders.token_file is not None:
                 say(f"{self.orders.token_file} holds no token: this host does not report")
@@ -220,7 +222,7 @@ class Daemon:
             self.again = True
             return
         self.pace.begun()
-        self.result, self.again, self.stopped = None, False, False
+        self.result, self.again, self.stopped, self.hung = None, False, False, None
         self.running_pushes = dict(self.pushes)
         job = {
             "orders": json.loads(self.orders.to_json()),
@@ -228,6 +230,7 @@ class Daemon:
             "open": self.open,
             "swarm": self.swarm.works,
             "fanout": self.state.fanout,
+            "beat": BEAT,
         }
         try:
             self.child = Child(job, self._selector)
@@ -235,7 +238,7 @@ class Daemon:
             self.state.error = f"the work can't be started: {e.strerror}"
             self.at["work"] = self.pace.ended_badly()
             return
-        self.sooner("silent", time.monotonic() + 60)
+        self.at["silent"] = time.monotonic() + LOOK_AT_CHILD
 
     def told(self, message: dict[str, Any]) -> None:
         """A line from the work."""
@@ -291,8 +294,9 @@ class Daemon:
             self.state.state = "waiting"
             return
         self.state.state = "failed"
-        self.state.error = f"the work ended with status {code}"
-        say(self.state.error)
+        self.state.error = self.hung or f"the work ended with status {code}"
+        if self.hung is None:
+            say(self.state.error)
         self.at["work"] = self.pace.ended_badly()
 
     def take_result(self, result: dict[str, Any]) -> None:
@@ -324,12 +328,14 @@ class Daemon:
             self.pushed_before.append(number)
 
     def look_at_child(self) -> None:
-        """Kills a run that gives no sign of life."""
-        if self.child is not None:
-            if self.child.silent():
-                say("the work gives no sign of life and is ended")
-                self.child.kill()
-            self.at["silent"] = time.monotonic() + 60
+        """Kills a run that gives no sign of life, or gets nowhere: it is started again later."""
+        if self.child is None:
+            return
+        if (why := self.child.hangs()) is not None and self.hung is None:
+            self.hung = f"the work {why}: it is ended"
+            say(self.hung)
+            self.child.kill()
+        self.at["silent"] = time.monotonic() + LOOK_AT_CHILD
 
     # -- leases ---------------------------------------------------------------------------------------
 
@@ -358,6 +364,8 @@ class Daemon:
             share = self.orders.bandwidth // 10 if made["granted"] else self.orders.bandwidth
             self.swarm.limit(max(1000, share))
         if self.child is not None:
+            if made is not None:
+                self.child.expect(made["retry"])
             self.child.tell({"lease": made, "fanout": self.state.fanout})
 
     def give_back(self, name: str, version: str, left: int) -> None:
@@ -397,7 +405,8 @@ class Daemon:
     def stream_is(self, why: str | None) -> None:
         """The event stream has begun, or ended."""
         connected = why is None
-        if connected != self.state.connected:
+        if connected is not self._listens:
+            self._listens = connected
             say("the kiosk's events are heard" if connected else f"no events from the kiosk: {why}; polling")
             self.state.connected = connected
             self.changed()
@@ -468,10 +477,18 @@ class Daemon:
     def reported(self, answer: Answer | None) -> None:
         """The kiosk has a report, or not. That costs nothing but a line in the log, and only when it changes."""
         self._reporting = False
+        if (
+            answer is not None and answer.status == 429
+        ):  # much happened at once: what is true then is told later
+            after = answer.headers.get("retry-after", "")
+            self.sooner("report", time.monotonic() + (min(60, int(after)) if after.isdecimal() else 5))
+            return
         status = answer.status if answer is not None else 0
         good = status == 200
         if status != self._taken:
             why = REFUSED.get(status, f"it answered {status}")
+            if status == 0 and self.api is not None:
+                why = self.api.trouble
             say("the kiosk takes reports" if good else f"the kiosk takes no reports: {why}")
             self.sooner("save", time.monotonic() + SOON)
         self._taken, self.state.reported = status, good
@@ -544,6 +561,10 @@ def begin(orders: Orders) -> None:
     os.lseek(fd, 0, os.SEEK_SET)
     os.dup2(fd, 0)
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    if orders.ca is not None:
+        os.environ["SSL_CERT_FILE"] = (
+            orders.ca
+        )  # libtorrent asks the tracker, and hears of authorities by this alone
     os.execv(sys.executable, [sys.executable, "-m", "kiosk.agent.daemon"])  # noqa: S606
 
 

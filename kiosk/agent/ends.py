@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from kiosk.errors import KioskError
 from kiosk.handover import Handover
-from kiosk.handover.settings import Tables
+from kiosk.handover.settings import HookTable, Tables
 from kiosk.model.names import Ref
 from kiosk.sync import prune, usage
 from kiosk.sync.host import HostCache, Installed
@@ -23,6 +23,13 @@ class Ends:
         self.cache = cache
         self.vms = vms
         self.handover = Handover(cache, TypeAdapter(Tables).validate_python(tuple(tables)))
+
+    def longest(self, copying: float) -> float:
+        """Seconds that handing a version over may take, where a copy takes `copying`; 0: that giving up all may."""
+        tables = [table for table, _ in self.handover.places]
+        hooks = sum(t.timeout * len(t.events) for t in tables if isinstance(t, HookTable))
+        versions = 1 if copying else 1 + sum(len(self.cache.versions(n)) for n in self.cache.names())
+        return hooks * versions + copying * len(tables)
 
     def hand_over(self, version: Installed) -> list[KioskError]:
         """Hands a current version over to every place that takes it. Returns what went wrong at some."""

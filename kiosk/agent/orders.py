@@ -29,6 +29,7 @@ class Orders:
     proxy: str | None = None
     s3_endpoint: str | None = None
     s3_region: str | None = None
+    ca: str | None = None
     api: str | None = None
     token_file: str | None = None
     images: tuple[str, ...] = ("*",)

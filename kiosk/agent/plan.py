@@ -60,7 +60,7 @@ def choose(
     if target not in offered and target not in held:
         return Choice(None, refused=f"the roll-out names {target}, which is not offered")
     back = current is not None and target < current
-    if back and current != rolled:
+    if not rollout.allows(current, target):
         return Choice(None, _missing(stage, held), refused=f"{current} is current, and newer than {target}")
     return Choice(target, _missing(stage if stage != target else None, held), back=back)
 

@@ -17,8 +17,8 @@ PATH = "/metadata/timestamp.json"
 class Poll:
     """Polls one kiosk: a web server or a folder. A bucket has no cheap look: every poll asks for a run."""
 
-    def __init__(self, url: str, proxy: str | None) -> None:
-        self._web = Web(url, proxy) if url.startswith(("http://", "https://")) else None
+    def __init__(self, url: str, proxy: str | None, ca: str | None = None) -> None:
+        self._web = Web(url, proxy, ca) if url.startswith(("http://", "https://")) else None
         self._folder = Path(url.removeprefix("file://")) if url.startswith("file://") else None
         self._etag: str | None = None
         self._version: int | None = None

@@ -7,7 +7,8 @@ goes wrong, what is current stays current, and the next run goes on from the byt
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -46,6 +47,8 @@ State = Literal[
     "fetched", "switched", "staged", "current", "returned", "waiting", "would fetch", "would switch", "failed"
 ]
 SAY_EVERY = 0.5
+SLOW_DISK = 20_000_000
+"""Bytes a second that a disk in use by VMs reads and writes at least."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Run:
         self.talk = talk
         self.cache = HostCache(orders.folder)
         self.shared = Shared(orders.folder) if orders.share else None
-        s3 = S3Options(orders.s3_endpoint, orders.s3_region)
+        s3 = S3Options(orders.s3_endpoint, orders.s3_region, orders.ca)
         root = read_root(orders.root)
         self.repository = TrustedRepository(self.cache.metadata, orders.url, root, orders.proxy, s3)
         origin = locate.source(orders.url, orders.proxy, s3)
@@ -114,6 +117,7 @@ class Run:
         self.before: set[Ref] = set()
         self.used: dict[Ref, int] = {}
         self.bytes = {"http": 0, "swarm": 0}
+        self.within = 0.0
 
     def run(self) -> Report:
         """All of it."""
@@ -237,8 +241,10 @@ class Run:
 
     def hand_over(self, version: Installed) -> None:
         """Hands a current version over to every place that is configured for it."""
-        for error in self.ends.hand_over(version):
-            self.report.failed(version.ref, error)
+        size = sum(a.size for a in kept_artifacts(version.manifest))
+        with self.slow(self.ends.longest(size / SLOW_DISK)):
+            for error in self.ends.hand_over(version):
+                self.report.failed(version.ref, error)
 
     def stage(self, ref: Ref) -> None:
         """Brings a version that is not to be current yet."""
@@ -278,7 +284,8 @@ class Run:
 
         self.tell_fetching(ref, 0, size, source, held_back)
         try:
-            reports = fill(self.cache, source, manifest, signed, told=told, announce=source.announce)
+            with self.slow(size / SLOW_DISK):
+                reports = fill(self.cache, source, manifest, signed, told=told, announce=source.announce)
         finally:
             source.close()
             for transport in self.bytes:
@@ -300,7 +307,8 @@ class Run:
         disk = room.disk(self.cache.folder)
         reserve = room.kept_free(self.orders.keep_free, disk.size)
         if disk.free - needs - kept < reserve:
-            self.ends.sweep(keep=1, wanted=self.keeping, free=reserve + needs + kept)
+            with self.slow(self.ends.longest(0)):
+                self.ends.sweep(keep=1, wanted=self.keeping, free=reserve + needs + kept)
             self.seed()  # of what is left
             disk = room.disk(self.cache.folder)
         if disk.free - needs < reserve:
@@ -314,7 +322,8 @@ class Run:
     def tidy(self) -> None:
         """Gives up what is too much, and looks at what is in use."""
         try:
-            failure = self.ends.sweep(keep=self.orders.keep, wanted=self.keeping)
+            with self.slow(self.ends.longest(0)):
+                failure = self.ends.sweep(keep=self.orders.keep, wanted=self.keeping)
             self.used = self.ends.used()
         except (KioskError, OSError) as e:
             log.warning("what is old stays for now: %s", e)
@@ -386,6 +395,17 @@ class Run:
             held_back=held_back,
         )
         self.talk.say("counted", **{t: self.bytes[t] + counted[t] for t in self.bytes})
+
+    @contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Tells that what follows may take so many seconds between two words of it."""
+        self.within += seconds
+        self.talk.say("busy", within=self.within)
+        try:
+            yield
+        finally:
+            self.within -= seconds
+            self.talk.say("busy", within=self.within)
 
     def note(self, ref: Ref, state: State, moved: int = 0, seconds: float = 0.0) -> None:
         """Notes what became of a version."""

@@ -8,7 +8,8 @@
     {"say": "want", "infohash", "torrent", "objects": [[DIGEST, SIZE], ...]}
     {"say": "have", "digest"}    {"say": "seed", "torrents": [[INFOHASH, PATH], ...]}
     {"say": "lease", "name", "version", "bytes", "done"}
-    {"say": "result", ...}
+    {"say": "busy", "within": SECONDS} (the next word may take that much longer)
+    {"say": "alive"}    {"say": "result", ...}
 
 A daemon that is gone (end of file) ends the work.
 """

@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from kiosk.errors import KioskError
+from kiosk.tls import context, fault
+
 CONNECT = 10.0
 WHOLE = 30.0
 """Seconds for a whole call."""
@@ -40,7 +43,7 @@ class Answer:
 class Web:
     """One server, reached directly or through an HTTP proxy."""
 
-    def __init__(self, url: str, proxy: str | None = None) -> None:
+    def __init__(self, url: str, proxy: str | None = None, ca: str | None = None) -> None:
         at = urlsplit(url)
         self.url = url.rstrip("/")
         self.path = at.path.rstrip("/")
@@ -48,6 +51,7 @@ class Web:
         self._host = at.hostname or ""
         self._port = at.port or (443 if self._tls else 80)
         self._proxy = proxy
+        self._ca = ca
         self._context: ssl.SSLContext | None = None
 
     def call(
@@ -84,7 +88,10 @@ class Web:
         headers: Mapping[str, str],
         seconds: float | None,
     ) -> Iterator[tuple[http.client.HTTPResponse, float]]:
-        connection, target = self._connection(path)
+        try:
+            connection, target = self._connection(path)
+        except KioskError as e:
+            raise WebError(str(e)) from None
         until = time.monotonic() + (seconds or 0)
         timer: threading.Timer | None = None
         try:
@@ -101,7 +108,7 @@ class Web:
             connection.request(method, target, body=body, headers=whole)
             yield connection.getresponse(), until
         except (OSError, http.client.HTTPException, ValueError) as e:
-            raise WebError(str(e) or type(e).__name__) from None
+            raise WebError(fault(e) or str(e) or type(e).__name__) from None
         finally:
             if timer is not None:
                 timer.cancel()
@@ -122,7 +129,7 @@ class Web:
         if not tls:
             return http.client.HTTPConnection(host, port, timeout=CONNECT)
         if self._context is None:
-            self._context = ssl.create_default_context()
+            self._context = context(self._ca)
         return http.client.HTTPSConnection(host, port, timeout=CONNECT, context=self._context)
 
 

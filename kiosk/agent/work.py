@@ -23,8 +23,6 @@ from kiosk.errors import KioskError
 from kiosk.log import set_up
 from kiosk.run import run
 
-HEARTBEAT = 20.0
-
 
 def main() -> int:
     """Does one run."""
@@ -39,7 +37,7 @@ def main() -> int:
         return 0
     job = read_job(line)
     pipe.listen()
-    threading.Thread(target=_beat, args=(pipe,), daemon=True).start()
+    threading.Thread(target=_beat, args=(pipe, float(json.loads(line)["beat"])), daemon=True).start()
     try:
         report = Run(job, pipe).run()
         failure, results = report.failure, report.results
@@ -83,9 +81,10 @@ def yield_to_others() -> None:
         f.write("500")
 
 
-def _beat(pipe: Pipe) -> None:
+def _beat(pipe: Pipe, seconds: float) -> None:
+    """Says that the process is there. That it gets on is told by what the run says."""
     while True:
-        time.sleep(HEARTBEAT)
+        time.sleep(seconds)
         pipe.say("alive")
 
 

@@ -24,14 +24,20 @@ def register(app: typer.Typer) -> None:
 def agent(
     ctx: typer.Context,
     file: Annotated[
-        Path | None, typer.Option("--agent-config", help="The agent's file (default /etc/kiosk/agent.toml).")
+        Path | None,
+        typer.Option(
+            "--agent-config",
+            help="The agent's file (default: /etc/kiosk/agent.toml, or [agent] of kiosk.toml).",
+        ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Do one run in the foreground, and end.")] = False,
     json: Json = False,
     dry_run: DryRun = False,
     print_orders: Annotated[bool, typer.Option("--print-orders", hidden=True)] = False,
 ) -> None:
-    """Keeps the images that this hypervisor should hold, until SIGTERM. `kiosk agent --once`
+    """Keeps the images that this hypervisor should hold, until SIGTERM. A service runs this.
+
+    Example: `kiosk agent --dry-run`, then `systemctl start kiosk-agent`, then `kiosk agent status`
 
     Woken by the kiosk's events and by polls, it verifies, fetches (over HTTP, and from other hypervisors), switches,
     hands over and reports; docs/agent.md has its configuration. `--once` does one run and ends, with the exit
@@ -70,7 +76,8 @@ def run_once(orders: Any, *, json: bool, dry_run: bool) -> None:
 
 
 def status(ctx: typer.Context, json: Json = False) -> None:
-    """Shows what this host's agent last said of itself. `kiosk agent status`"""
+    """Shows what this host's agent last said of itself: what it holds and fetches, whether it hears the kiosk, its last
+    error. `kiosk agent status`"""
     from kiosk.agent.state import FILE, read
 
     folder = settings(ctx).host

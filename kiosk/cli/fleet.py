@@ -44,7 +44,8 @@ def status(
     """Shows the hosts that report here, those that need a look first. `kiosk fleet status --watch`
 
     A host is online while it reports (every five minutes at least), then late, lost after twenty minutes, and
-    silent if it asked for something but never sent a report.
+    silent if it asked for something but never sent a report. `behind` are names of which it lacks the version that
+    it is offered. Byte counts are since the agents' starts.
     """
     from kiosk.fleet import status as fleet
 
@@ -54,6 +55,7 @@ def status(
             found = [h for h in read(s, database) if fnmatchcase(h.host, host)]
             if watch and sys.stdout.isatty() and not json:
                 Console().clear()
+                say(f"{time.strftime('%H:%M:%S')}, every {EVERY:.0f} s until Ctrl-C\n")
             if json:
                 emit(fleet.fleet(found))
             else:
@@ -133,7 +135,12 @@ def show(found: list[HostStatus]) -> None:
     )
     s = summary(found)
     states = ", ".join(f"{n} {state}" for state, n in s.states.items() if n)
-    say(f"{s.hosts} hosts: {states or 'none has reported'}; {s.behind} behind, {s.failing} with errors.")
+    if not found:
+        say(
+            "No host has reported here. Hosts do once they have a token: kiosk fleet token HOST, docs/fleet.md."
+        )
+        return
+    say(f"{s.hosts} hosts: {states}; {s.behind} behind, {s.failing} with errors.")
     say(
         f"Since their agents started: {size(s.origin_bytes)} from the kiosk, {size(s.swarm_bytes)} from each other."
     )

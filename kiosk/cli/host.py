@@ -13,6 +13,15 @@ from kiosk.cli.publish import read_root
 from kiosk.errors import StorageError, UsageError
 from kiosk.progress import bar
 
+AgentFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--agent-config",
+        metavar="FILE",
+        help="The agent's file (default: /etc/kiosk/agent.toml, or [agent] of kiosk.toml).",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
@@ -44,6 +53,7 @@ def sync(
         list[Path] | None,
         typer.Option(help="A local file, raw or qcow2, that may hold some of the bytes (may be repeated)."),
     ] = None,
+    agent_config: AgentFile = None,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -51,7 +61,8 @@ def sync(
 
     Only what is missing is fetched, by the way that moves the fewest bytes: packs of blocks, or a difference to
     a version that is here; `current` moves when all of a version is here and right. A name with
-    @VERSION fetches that version, and leaves `current` alone where that is newer. Exit code 5: something did
+    @VERSION fetches that version, and leaves `current` alone where that is newer. In roll-outs this host has the name
+    that its agent has (`host`, else the machine's). Exit code 5: something did
     not verify (or has expired), and what was current still is.
     """
     from kiosk.model.names import parse_ref
@@ -66,6 +77,7 @@ def sync(
         root=read_root(root or s.root),
         seeds=seed or (),
         dry_run=dry_run,
+        agent_file=agent_config,
     )
     results = done.results
     moved, reused = sum(r.moved for r in results), sum(r.reused for r in results)
@@ -107,7 +119,7 @@ def sync(
         raise done.failure
 
 
-def list_host(ctx: typer.Context, json: Json = False) -> None:
+def list_host(ctx: typer.Context, agent_config: AgentFile = None, json: Json = False) -> None:
     """Lists the versions that are on this host, which are current, and how many VMs (or other programs) use each.
     `kiosk host list`
 
@@ -118,9 +130,10 @@ def list_host(ctx: typer.Context, json: Json = False) -> None:
     from kiosk.sync import HostCache
     from kiosk.sync.usage import look
 
-    cache = HostCache(settings(ctx).host)
+    s = settings(ctx)
+    cache = HostCache(s.host)
     found = cache.installed()
-    usage = look(cache, settings(ctx).vms, Handover(cache, read_tables()).disks())
+    usage = look(cache, s.vms, Handover(cache, read_tables(s, agent_config)).disks())
     rows = [
         {
             "name": i.ref.base,
@@ -175,16 +188,6 @@ def verify(ctx: typer.Context, json: Json = False) -> None:
         raise error
 
 
-AgentFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--agent-config",
-        metavar="FILE",
-        help="Where the [[handover]] tables are (default: /etc/kiosk/agent.toml).",
-    ),
-]
-
-
 def prune(
     ctx: typer.Context,
     keep: Annotated[int, typer.Option(min=1, help="Keep the newest N versions of each name.")] = 2,
@@ -210,7 +213,7 @@ def prune(
     s = settings(ctx)
     cache = HostCache(s.host)
     wanted = None if free is None else common.bytes_of(free)
-    handed = Handover(cache, read_tables(agent_config))
+    handed = Handover(cache, read_tables(s, agent_config))
     done = work(cache, s.vms, keep=keep, free=wanted, handed=handed, dry_run=dry_run)
     if json:
         emit(
@@ -255,18 +258,20 @@ def handover(
     The agent does this by itself. What was handed over already and still stands is left alone; what failed is tried
     again. The places are the [[handover]] tables of the agent's configuration (docs/handover.md).
     """
+    from kiosk.config import AGENT_FILE
     from kiosk.handover import Handover
-    from kiosk.handover.settings import AGENT_FILE, read_tables
+    from kiosk.handover.settings import read_tables
     from kiosk.sync import HostCache
 
-    tables = read_tables(agent_config)
+    s = settings(ctx)
+    tables = read_tables(s, agent_config)
     if not tables:
         raise UsageError(
             "no place to hand images over to is configured",
             where=str(agent_config or AGENT_FILE),
             hint="Add a [[handover]] table: docs/handover.md.",
         )
-    done = Handover(HostCache(settings(ctx).host), tables).offer_current(dry_run=dry_run)
+    done = Handover(HostCache(s.host), tables).offer_current(dry_run=dry_run)
     if json:
         emit(
             [

@@ -7,22 +7,20 @@ import re
 import shlex
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kiosk.cli.common import Json, emit, say, settings, size, table
-from kiosk.cli.fleet import opened
-from kiosk.config import Settings
+from kiosk.cli.common import DryRun, Json, emit, say, settings, table
+from kiosk.cli.fleet import ago, opened
 from kiosk.errors import KioskError, NetworkError, NotFoundError, UsageError
-from kiosk.progress import bar
 
 if TYPE_CHECKING:
     from kiosk.fleet.catalogue import Catalogue
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 LOOK = 0.5
 SHOWN = 30
-AT_A_TIME = 8
 
 
 def register(app: typer.Typer) -> None:
@@ -64,17 +61,29 @@ def push(
         str, typer.Option(metavar="COMMAND", help="kiosk on the host of --ssh: 'sudo -n kiosk'.")
     ] = "kiosk",
     json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Asks agents to fetch the newest version now, and shows each host until all have it or have failed.
 
-    `kiosk push debian-12-worker --hosts 'rack1-*' --waves 10,100 --every 5m`, `kiosk push --ssh root@hv-3 IMAGE`
+    Example: `kiosk push debian-12-worker --hosts 'rack1-*' --waves 10,100 --every 5m`
+
+    Example: `kiosk push --ssh root@hv-3 debian-12-worker`
 
     Agents that are connected begin within a second; what they hold follows from signed metadata alone. Hosts that
-    have not reported for long are not waited for. Ends with 0 when all have it, 1 when some have failed, 8 when
-    some have not finished in time; interrupted, no further host is asked.
+    were lost already (no report for 20 minutes) are named and not waited for; one that says nothing for 7 ½ minutes is
+    silent, and not waited for either. Ends with 0 when all have it, 1 when some have failed, 8 when
+    some are silent or have not finished in time; interrupted, no further host is asked.
     """
     s = settings(ctx)
+    if not s.repository.is_dir():
+        raise NotFoundError(
+            "there is no repository here", where=str(s.repository), hint="Run it on the kiosk."
+        )
     if ssh:
+        if hosts or detach or dry_run or waves != "100":
+            raise UsageError("--ssh goes with none of --hosts, --waves, --detach and --dry-run")
+        from kiosk.cli.push_ssh import over_ssh
+
         over_ssh(s, ssh, images, ssh_config, shlex.split(remote), duration(timeout), json=json)
         return
     from kiosk.fleet import catalogue
@@ -97,17 +106,24 @@ def push(
     )
     with opened(s) as database:
         run = Run(database, offered, wanted)
+        lost = run.lost()
+        if dry_run:
+            would_ask(run, lost, json=json)
+            return
         if not run.hosts() and not detach:
-            raise NotFoundError("no host that has reported lately matches", hint="See: kiosk fleet status")
+            what = f"no host that has reported lately matches{f' (lost: {few(lost)})' if lost else ''}"
+            raise NotFoundError(what, hint="See: kiosk fleet status")
         run.push = database.add_push(wanted)
         if detach:
             emit({"push": run.push.id}) if json else say(f"Push {run.push.id} began.")
             return
+        if lost and not json:
+            say(f"Lost, and not waited for: {few(lost)}.")
         try:
             states = follow(run, json=json)
         finally:
             database.end_push(run.push.id, time.time())
-    end(run.push, states, json=json)
+    end(run.push, states, lost, json=json)
 
 
 @dataclass
@@ -117,35 +133,64 @@ class Run:
     database: Database
     offered: Catalogue
     push: Push
+    now: Callable[[], float] = time.time
 
     def hosts(self) -> list[Host]:
-        """The hosts that are waited for: those that match, are here, and are offered one of the images."""
-        from kiosk.fleet.status import LOST, REPORT_SECONDS
+        """The hosts that are followed: those that match, are not lost, and are offered one of the images."""
+        return [h for h in self.meant() if not self.is_lost(h)]
 
-        oldest = time.time() - LOST * REPORT_SECONDS
-        return [
-            h
-            for h in self.database.hosts()
-            if self.push.matches(h.host) and h.reported and h.reported > oldest and self.wanted(h.host)
-        ]
+    def lost(self) -> list[str]:
+        """The hosts that match and are lost, or never reported."""
+        return [h.host for h in self.meant() if self.is_lost(h)]
+
+    def meant(self) -> list[Host]:
+        """All that match and are offered one of the images."""
+        return [h for h in self.database.hosts() if self.push.matches(h.host) and self.wanted(h.host)]
+
+    def is_lost(self, host: Host) -> bool:
+        """Whether it has not reported for long."""
+        from kiosk.model.report import LOST, REPORT_SECONDS
+
+        return not host.reported or host.reported <= self.now() - LOST * REPORT_SECONDS
 
     def wanted(self, host: str) -> list[tuple[str, str]]:
         """The versions that a host is to hold."""
         found = [(name, self.offered.offered(name, host)) for name in self.push.images]
         return [(name, version) for name, version in found if version is not None]
 
+    def missing(self, host: Host) -> list[str]:
+        """NAME@VERSION of those that a host does not have."""
+        held = {f"{h.name}@{h.version}" for h in host.report.held} if host.report else set()
+        return [
+            one
+            for one in (f"{name}@{version}" for name, version in self.wanted(host.host))
+            if one not in held
+        ]
+
     def states(self, hosts: list[Host]) -> dict[str, State]:
         """How far each is."""
         from kiosk.fleet.pushes import progress
 
-        now = time.time()
+        now = self.now()
         return {
             h.host: progress(self.push, h.host, h.report, h.reported, self.wanted(h.host), now) for h in hosts
         }
 
 
+def would_ask(run: Run, lost: list[str], *, json: bool) -> None:
+    """Says who would be asked, and what each would be asked for that it does not have."""
+    found = {h.host: run.missing(h) for h in run.hosts()}
+    if json:
+        emit({"images": run.push.images, "hosts": found, "lost": lost, "dry_run": True})
+        return
+    table(["host", "would fetch"], [(host, " ".join(missing)) for host, missing in found.items()])
+    say(f"{len(found)} hosts would be asked; {sum(map(bool, found.values()))} lack something.")
+    if lost:
+        say(f"Lost, and not waited for: {few(lost)}.")
+
+
 def follow(run: Run, *, json: bool) -> dict[str, State]:
-    """Shows the hosts until all that are not lost have finished or the push is over; how far each is then."""
+    """Shows the hosts until all have finished, are silent or lost, or the push is over; how far each is then."""
     states: dict[str, State] = {}
     shown = sys.stdout.isatty() and not json
     with ExitStack() as stack:
@@ -154,31 +199,33 @@ def follow(run: Run, *, json: bool) -> dict[str, State]:
             hosts = run.hosts()
             before, states = states, states | run.states(hosts)
             if live is not None:
-                live.update(picture(hosts, states), refresh=True)
+                live.update(picture(hosts, states, run.now()), refresh=True)
             elif not json:
                 for host in hosts:
                     if before.get(host.host) != states[host.host]:
-                        say(f"{host.host}: {states[host.host]}{detail(host)}")
+                        say(f"{host.host}: {states[host.host]}{detail(host, states[host.host], run.now())}")
             waited_for = [states[h.host] for h in hosts]
-            if all(s in ("done", "failed") for s in waited_for) or run.push.over(time.time()):
+            if all(s in ("done", "failed", "silent") for s in waited_for) or run.push.over(run.now()):
                 return states
             time.sleep(LOOK)
 
 
-def picture(hosts: list[Host], states: dict[str, State]) -> Table:
+def picture(hosts: list[Host], states: dict[str, State], now: float) -> Table:
     """The hosts on a terminal: those that work first, and a line of counts."""
-    order = {"fetching": 0, "failed": 1, "asked": 2, "later": 3, "done": 4}
+    order = {"fetching": 0, "failed": 1, "silent": 2, "asked": 3, "later": 4, "done": 5}
     rows = sorted(hosts, key=lambda h: (order[states[h.host]], h.host))
     grid = Table(box=None, pad_edge=False, show_header=False, caption=counts(states), caption_justify="left")
     for host in rows[:SHOWN]:
-        grid.add_row(host.host, states[host.host], detail(host))
+        grid.add_row(host.host, states[host.host], detail(host, states[host.host], now))
     return grid
 
 
-def detail(host: Host) -> str:
+def detail(host: Host, state: State, now: float) -> str:
     """What is on its way to a host, or what it complains of."""
     from kiosk.cloud.untrusted import line
 
+    if state == "silent":
+        return f", nothing heard for {ago(now - (host.reported or 0))}"
     if host.report is None:
         return ""
     busy = host.report.fetching
@@ -189,72 +236,31 @@ def detail(host: Host) -> str:
 
 def counts(states: dict[str, State]) -> str:
     """The hosts in numbers."""
-    names: list[State] = ["done", "fetching", "asked", "later", "failed"]
+    names: list[State] = ["done", "fetching", "asked", "later", "silent", "failed"]
     found = [(name, sum(s == name for s in states.values())) for name in names]
     return f"{len(states)} hosts: " + ", ".join(f"{n} {name}" for name, n in found if n)
 
 
-def end(push: Push, states: dict[str, State], *, json: bool) -> None:
+def end(push: Push, states: dict[str, State], lost: list[str], *, json: bool) -> None:
     """Says what became of a push, and raises where it did not reach all."""
     if json:
-        emit({"push": push.id, "images": push.images, "hosts": states})
+        emit({"push": push.id, "images": push.images, "hosts": states, "lost": lost})
     else:
         say(f"Push {push.id}: {counts(states)}.")
     failed = sorted(h for h, s in states.items() if s == "failed")
-    late = sorted(h for h, s in states.items() if s not in ("done", "failed"))
+    silent = sorted(h for h, s in states.items() if s == "silent")
+    late = sorted(h for h, s in states.items() if s not in ("done", "failed", "silent"))
     if failed:
         raise KioskError(
             f"{len(failed)} of {len(states)} hosts failed: {few(failed)}", hint="See: kiosk fleet status"
         )
-    if late:
+    what = [f"{few(late)} have not finished in time"] if late else []
+    what += [f"{few(silent)} have said nothing since they were asked"] if silent else []
+    if what:
         raise NetworkError(
-            f"{len(late)} of {len(states)} hosts have not finished in time: {few(late)}",
-            hint="They go on by themselves; see: kiosk fleet status",
+            f"{len(late) + len(silent)} of {len(states)} hosts do not have it yet: {'; '.join(what)}",
+            hint="What runs there goes on by itself; see: kiosk fleet status",
         )
-
-
-def over_ssh(
-    s: Settings,
-    hosts: list[str],
-    images: list[str],
-    config: Path | None,
-    remote: list[str],
-    timeout: float,
-    *,
-    json: bool,
-) -> None:
-    """Pushes through ssh, several hosts at a time."""
-    from kiosk.model.names import parse_ref
-    from kiosk.serve import static, tunnel
-
-    names = [str(parse_ref(image)) for image in images]
-    with (
-        static.serve(s.repository, "127.0.0.1", 0) as server,
-        server.running(),
-        ThreadPoolExecutor(AT_A_TIME) as pool,
-        bar("push over ssh", None) as progress,
-    ):
-        work = [
-            pool.submit(
-                tunnel.push, h, names, port=server.server_port, config=config, remote=remote, timeout=timeout
-            )
-            for h in dict.fromkeys(hosts)
-        ]
-        while wait(work, timeout=LOOK).not_done:
-            progress.update(server.app.sent - progress.n)
-        done = [one.result() for one in work]
-        sent = server.app.sent
-    if json:
-        emit({"sent": sent, "hosts": [vars(one) for one in done]})
-    else:
-        rows: list[tuple[Any, ...]] = []
-        for one in done:
-            rows += [(one.host, r["name"], r["version"], r["state"], size(r["moved"])) for r in one.results]
-            rows += [(one.host, "", "", "failed", one.error)] if one.error else []
-        table(["host", "name", "version", "state", "moved"], rows)
-    failed = [one.host for one in done if one.error]
-    if failed:
-        raise KioskError(f"{len(failed)} of {len(done)} hosts failed: {few(failed)}")
 
 
 def few(names: list[str]) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from kiosk.model.report import Report
+from kiosk.model.report import LATE, REPORT_SECONDS, Report
 from kiosk.model.rollout import WHOLE, place
 
-State = Literal["later", "asked", "fetching", "done", "failed"]
+State = Literal["later", "asked", "fetching", "silent", "done", "failed"]
+GRACE = 60.0
+"""A host that is late has this many seconds to answer before it is silent."""
 LONGEST = 1000
 """The most hosts' patterns or images of a push."""
 
@@ -48,11 +50,15 @@ class Push:
 
     def asks(self, host: str, now: float) -> bool:
         """Whether a host is asked now."""
-        return (
-            not self.over(now)
-            and self.matches(host)
-            and place(f"push {self.id}", "", host) * 100 < self.share(now) * WHOLE
-        )
+        return not self.over(now) and self.matches(host) and self._covers(self.share(now), host)
+
+    def asked_at(self, host: str) -> float:
+        """When the wave begins that has a host in it."""
+        wave = next(n for n, share in enumerate(self.waves) if self._covers(share, host))
+        return self.created + wave * self.every
+
+    def _covers(self, share: int, host: str) -> bool:
+        return place(f"push {self.id}", "", host) * 100 < share * WHOLE
 
 
 def progress(
@@ -63,12 +69,15 @@ def progress(
     wanted: Sequence[tuple[str, str]],
     now: float,
 ) -> State:
-    """How far a host is with the versions (name, version) that it is to hold, by what it reported last."""
+    """How far a host is with the versions (name, version) that it is to hold, by what it reported last. One that
+    was asked and does not report as often as agents do is `silent`, until it does again."""
     held = {(h.name, h.version) for h in report.held} if report else set()
     if all(one in held for one in wanted):
         return "done"
     if not push.asks(host, now) and not push.over(now):
         return "later"
+    if now - (reported or 0) > LATE * REPORT_SECONDS and now - push.asked_at(host) > GRACE:
+        return "silent"
     if report is None or reported is None or reported < push.created:
         return "asked"
     missing = [one for one in wanted if one not in held]

@@ -10,12 +10,9 @@ from typing import Any, Literal
 from kiosk.fleet.catalogue import Catalogue
 from kiosk.fleet.database import Host
 from kiosk.model.names import Version
+from kiosk.model.report import LATE, LOST, REPORT_SECONDS
 
 State = Literal["online", "late", "lost", "silent"]
-REPORT_SECONDS = 300.0
-"""Agents report at least this often."""
-LATE, LOST = 1.5, 4.0
-"""After this many times `REPORT_SECONDS` a host is late, and lost."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from kiosk.errors import StorageError, UsageError, VerificationError
 from kiosk.files import fsync_dir, storage_errors, write
 from kiosk.model import report
+from kiosk.proof import mac
 
 LENGTH = 32
 HOST = re.compile(report.HOST)
@@ -34,7 +35,7 @@ def host_name(text: str) -> str:
 
 def sign(token: str, method: str, path: str, body: bytes) -> str:
     """The mac of a call under a host's token, in hexadecimal."""
-    return hmac.new(bytes.fromhex(token), f"{method} {path}\n".encode() + body, hashlib.sha256).hexdigest()
+    return mac(bytes.fromhex(token), method, path, body)
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class FleetKey:
         match = AUTHORIZATION.fullmatch(authorization)
         if match is None:
             raise VerificationError("the call is not signed", hint="Authorization: Kiosk host=HOST,mac=HEX")
-        host, mac = match.groups()
-        if not hmac.compare_digest(mac, sign(self.token(host), method, path, body)):
+        host, given = match.groups()
+        if not hmac.compare_digest(given, sign(self.token(host), method, path, body)):
             raise VerificationError(
                 "the signature is not this host's",
                 hint="`kiosk fleet token HOST` on the kiosk prints the host's token.",

@@ -7,6 +7,7 @@ what it prints is shown where it fails. An event whose program failed is told ag
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import uuid
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from kiosk.cloud import untrusted
 from kiosk.errors import KioskError, StorageError
+from kiosk.files import storage_errors
 from kiosk.handover.settings import Event, HookTable
 from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import Ref
@@ -49,9 +51,9 @@ class HookDriver:
     def withdraw(self, ref: Ref) -> None:
         """Tells that a version is about to go; a program that fails keeps it."""
         about: dict[str, str] = {}
-        for installed in self.cache.readable()[0]:
-            if installed.ref == ref:
-                about = self._about(installed)
+        folder = self.cache.version_folder(ref)
+        with contextlib.suppress(KioskError), storage_errors(folder):  # a damaged version goes all the same
+            about = self._about(Installed(ref, self.cache.read(ref), folder, current=False))
         self._tell("ExpirePrefix", ref, about)
 
     def removed(self, ref: Ref) -> None:

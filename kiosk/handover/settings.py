@@ -16,11 +16,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from kiosk.config import read_toml
+from kiosk.config import Settings, read_agent
 from kiosk.model.base import Document
 from kiosk.model.names import ImageRef, Ref
-
-AGENT_FILE = Path("/etc/kiosk/agent.toml")
 
 
 def _absolute(path: Path) -> Path:
@@ -127,8 +125,6 @@ class TablesOnly(BaseModel):
     handover: Tables = ()
 
 
-def read_tables(path: Path | None = None) -> tuple[AnyTable, ...]:
-    """The tables in a configuration file: the one named, else the agent's where there is one. UsageError."""
-    if path is None and not AGENT_FILE.exists():
-        return ()
-    return read_toml(path or AGENT_FILE, TablesOnly).handover
+def read_tables(settings: Settings, path: Path | None = None) -> tuple[AnyTable, ...]:
+    """The tables of the agent's configuration: of the file that is named, else of the agent's own. UsageError."""
+    return read_agent(settings, TablesOnly, path)[0].handover

@@ -20,6 +20,10 @@ Base = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9/-]{0,150}$")]
 Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]*$")]
 Transport = Literal["http", "swarm", "local"]
 LARGEST_REPORT = 256 << 10
+REPORT_SECONDS = 300.0
+"""Agents report at least this often."""
+LATE, LOST = 1.5, 4.0
+"""After this many times `REPORT_SECONDS` a host is late, and lost."""
 
 
 class HeldVersion(Document):

@@ -44,6 +44,11 @@ class Rollout(Document):
             return self.version
         return self.version if place(self.name, self.version, host) < self.share else self.before
 
+    def allows(self, current: Version | None, target: Version) -> bool:
+        """Whether a host may go from what is current to a version that it is offered: forward always; back only from
+        the very version that is rolled out."""
+        return current is None or target >= current or current == Version.parse(self.version)
+
     def fault(self, ref: Ref, offered: Collection[str]) -> str | None:
         """Why it can't be followed as the roll-out of `ref`, of which these versions are offered; None where it can.
         A version that no host can be given any more need not be there."""

@@ -82,8 +82,8 @@ class _Repair:
         self.source: ObjectSource | None = None
         self.base = ""
         if mirror:
-            self.fetcher, self.base = fetcher(mirror, settings.proxy)
-            self.source = _objects(self.base, settings.proxy)
+            self.fetcher, self.base = fetcher(mirror, settings.proxy, settings.s3)
+            self.source = _objects(self.base, settings.proxy, settings.s3.ca)
         self.progress = progress
         self.dry_run = dry_run
         self.mends: list[Mend] = []
@@ -170,7 +170,7 @@ class _Repair:
         return data if hashlib.sha256(data).hexdigest() == Path(path).name.split(".")[0] else None
 
 
-def _objects(base: str, proxy: str | None) -> ObjectSource:
+def _objects(base: str, proxy: str | None, ca: str | None) -> ObjectSource:
     if base.startswith("file://"):
         return DirectoryStore(Path(base.removeprefix("file://")))
-    return HttpStore(base, proxy=proxy)
+    return HttpStore(base, proxy=proxy, ca=ca)

@@ -24,8 +24,9 @@ from kiosk.fleet.database import Database
 from kiosk.fleet.tokens import FleetKey
 from kiosk.log import logger
 from kiosk.serve import listen, metrics
+from kiosk.serve.budget import MINUTES, Budget
 from kiosk.serve.events import Events, Hub
-from kiosk.serve.leases import MINUTES, Budget, Leases
+from kiosk.serve.leases import Leases
 from kiosk.serve.listen import Server
 from kiosk.serve.reports import Desk
 from kiosk.serve.static import Files
@@ -35,7 +36,7 @@ log = logger(__name__)
 
 LOOK = 0.2
 ASK = 0.5
-TIDY = 3600.0
+TIDY = HOUR = 3600.0
 FRESH = 2.0
 OTHERS = 512
 """Connections that are kept for others than listeners."""
@@ -52,7 +53,7 @@ class Kiosk:
         now = time.time()
         minutes = self.database.egress(int(now // 60) - MINUTES)
         budget = Budget(settings.origin_budget, {m: g for m, g, _ in minutes}, {m: r for m, _, r in minutes})
-        self.leases = Leases(settings.lease_copies, budget, self.database.leases(now), now=now)
+        self.leases = Leases(settings.lease_copies, budget, self.database.leases(now - HOUR), now=now)
         self.desk = Desk(FleetKey.of(settings.fleet_key), self.database, self.leases, self.tracker)
         self.hub = Hub(time.time, most=max(OTHERS, listen.open_files() - listen.RESERVE - OTHERS))
         self._reader = catalogue.Reader(settings.repository)

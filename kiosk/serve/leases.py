@@ -6,9 +6,12 @@
   whichever is more. Over it no lease is given or renewed. A version that is larger than the whole budget is
   granted when nothing else was in the hour, else it would never arrive.
 * A host that holds a lease and gets nowhere (less than `PART` of the version and `SLOWEST` in the time) loses it
-  while others wait; no host can spend the others' budget by what it says alone: it is granted no more than the
+  while others wait. So does one that says it gets on, once its deadline is over: twice the time that the version takes
+  at the rate of a lease (its share of the budget, at most `FAIR`). It gets none for as long as it had one, then. No
+  host can spend the others' budget by what it says alone: it is granted no more than the
   version has, `AGAIN` times an hour, and can't have read more than fits into the time that it held the lease.
-* What was granted and not used is given back to the hour in which it was granted.
+* What was granted and not used is given back to the hour in which it was granted. Of a lease that ended unheard
+  counts what was said, and what the host may have read since at twice its pace (`USUAL` where that is not known).
 * Those who wait are told to come back so that together they make at most `CALLS` calls a second.
 """
 
@@ -16,14 +19,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from kiosk.fleet.database import HeldLease
-from kiosk.log import logger
 from kiosk.model.report import Lease, LeaseRequest
-
-log = logger(__name__)
+from kiosk.serve.budget import Budget
 
 SECONDS = 60.0
 WANTED = 120.0
@@ -34,107 +35,18 @@ LONGEST = 3600.0
 BARRED = 600.0
 OF_ONE_HOST = 4
 MOST_VERSIONS = 1000
-MINUTES = 60
-LOUD = 300.0
 FASTEST = 1.25e9
 """Bytes a second that a host may have read at most: 10 Gb/s."""
 SLOWEST, PART = 20_000, 0.01
+USUAL = 125_000_000
+FAIR = 10_000_000
 AGAIN = 2
-SHARE = 10
-"""What a host says that it read without a lease counts for at most one part in so many of the budget."""
-
-
-@dataclass
-class Budget:
-    """Bytes that may leave in an hour (None: any number), and those that did, by minute."""
-
-    limit: int | None
-    granted: dict[int, int] = field(default_factory=dict)
-    reported: dict[int, int] = field(default_factory=dict)
-    refused: float = float("-inf")
-    changed: set[int] = field(default_factory=set)
-    _by_host: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-
-    def used(self, now: float) -> int:
-        """The bytes of the last hour."""
-        first = int(now // 60) - MINUTES + 1
-        for minutes in (self.granted, self.reported):
-            for old in [m for m in minutes if m < first]:
-                del minutes[old]
-        return max(0, sum(self.granted.values()), sum(self.reported.values()))
-
-    def allows(self, more: int, now: float) -> bool:
-        """Whether so many more may leave; remembers a refusal."""
-        used = self.used(now)
-        if self.limit is None or used + more <= self.limit or used == 0:
-            return True
-        if not self.over(now):
-            log.warning(
-                "the budget of %d bytes an hour is used up (%d): no lease is granted", self.limit, used
-            )
-        self.refused = now
-        return False
-
-    def keeps(self, now: float) -> bool:
-        """Whether what was granted may go on: hosts have not read more than they may."""
-        self.used(now)
-        most = max(self.limit or 0, sum(self.granted.values()))
-        return self.limit is None or sum(self.reported.values()) <= most
-
-    def over(self, now: float) -> bool:
-        """Whether it is used up: nothing is left, or a lease was refused for it just now."""
-        return self.limit is not None and (self.used(now) > self.limit or now - self.refused < LOUD)
-
-    def grant(self, host: str, size: int, now: float) -> None:
-        """Counts bytes granted to a host."""
-        minute = int(now // 60)
-        self.granted[minute] = self.granted.get(minute, 0) + size
-        self.changed.add(minute)
-        hour, granted, said = self._of(host, now)
-        self._by_host[host] = (hour, granted + size, said)
-
-    def take_back(self, host: str, size: int, since: float, now: float) -> None:
-        """Counts bytes granted at `since` as never granted: in that minute, then in the oldest of the hour, so that
-        none is missing once those minutes are over."""
-        self.used(now)
-        hour, granted, said = self._of(host, now)
-        self._by_host[host] = (hour, max(0, granted - size), said)
-        first = int(since // 60)
-        for minute in [first, *sorted(m for m in self.granted if m > first)]:
-            less = min(size, self.granted.get(minute, 0))
-            if less > 0:
-                self.granted[minute] -= less
-                self.changed.add(minute)
-                size -= less
-
-    def report(self, host: str, size: int, now: float) -> None:
-        """Counts bytes that a host says it has read from the kiosk."""
-        hour, granted, said = self._of(host, now)
-        if self.limit is not None:
-            size = max(0, min(size, granted + self.limit // SHARE - said))
-        self._by_host[host] = (hour, granted, said + size)
-        minute = int(now // 60)
-        self.reported[minute] = self.reported.get(minute, 0) + size
-        self.changed.add(minute)
-
-    def minutes(self) -> list[tuple[int, int, int]]:
-        """The minutes that are to be stored: those that changed since `changed` was emptied."""
-        return [(m, self.granted.get(m, 0), self.reported.get(m, 0)) for m in sorted(self.changed)]
-
-    def _of(self, host: str, now: float) -> tuple[int, int, int]:
-        hour = int(now // 3600)
-        found = self._by_host.get(host)
-        if found is not None and found[0] == hour:
-            return found
-        if len(self._by_host) > 4096:
-            self._by_host = {h: v for h, v in self._by_host.items() if v[0] == hour}
-        return hour, 0, 0
 
 
 @dataclass
 class Holder:
-    """A lease that is held: until when, since when, what was granted in all, and when it had last got on, to `mark`
-    bytes that were still to come."""
+    """A lease that is held: until when, since when, what was granted in all, the `deadline` after which others have
+    their turn, and when it had last got on, to `mark` bytes that were still to come."""
 
     slot: int
     ends: float
@@ -143,6 +55,7 @@ class Holder:
     moved: float
     granted: int
     mark: int
+    deadline: float
 
     def hear(self, size: int, now: float) -> None:
         """Takes what is still to come now."""
@@ -150,6 +63,21 @@ class Holder:
         if size < self.mark and (self.mark - size >= enough or size == 0):
             self.moved, self.mark = now, size
         self.mark = max(size, self.mark)
+
+    def late(self, now: float) -> bool:
+        """Whether it has to make way for those who wait."""
+        return now - self.moved > STALLED or now > self.deadline
+
+    def unused(self, left: int, now: float) -> int:
+        """The bytes granted that were not read, where so many are still to come now."""
+        read = max(0, self.granted - left)
+        return self.granted - min(read, int(FASTEST * max(1.0, now - self.since)))
+
+    def left(self) -> int:
+        """The bytes that were still to come when it ended unheard."""
+        known = self.ends - SECONDS - self.since
+        pace = 2 * (self.granted - self.bytes) / known if known >= 1 else USUAL
+        return max(0, self.bytes - max(0, int(pace * SECONDS)))
 
 
 class Leases:
@@ -174,8 +102,16 @@ class Leases:
         self._turn = float("-inf")
         self._longest = 0.0
         for one in stored:
+            since = one.ends - SECONDS
             self._held.setdefault(one.version, {})[one.host] = Holder(
-                one.slot, one.ends, one.bytes, now - SECONDS, now, one.bytes, one.bytes
+                one.slot,
+                one.ends,
+                one.bytes,
+                since,
+                now,
+                one.bytes,
+                one.bytes,
+                now + self._time_of(one.bytes),
             )
 
     def ask(
@@ -231,20 +167,18 @@ class Leases:
                 return None
             taken = {h.slot for h in holders.values()}
             slot = next(n for n in range(self.copies + len(taken)) if n not in taken)
-            holder = Holder(slot, now, size, now, now, size, size)
+            holder = Holder(slot, now, size, now, now, size, size, now + self._time_of(size))
             self._held.setdefault(version, {})[host] = holder
             self._count(version, host, size, now)
         else:
             holder.hear(size, now)
-            if self._others_wait(version, now) and (
-                now - holder.moved > STALLED or now - holder.since > LONGEST
-            ):
-                self._barred[version, host] = now + BARRED
-                self._drop(version, host)
+            if holder.late(now) and self._others_wait(version, now):
+                self._barred[version, host] = now + max(BARRED, now - holder.since)
+                self._end(version, host, size, now)
                 return None
             more = max(0, size - holder.bytes)
             if not (self._may(version, host, more, now, most) if more else self.budget.keeps(now)):
-                self._drop(version, host)
+                self._end(version, host, size, now)
                 return None
             if more:
                 self._count(version, host, more, now)
@@ -281,19 +215,24 @@ class Leases:
 
     def _give_back(self, version: str, request: LeaseRequest, now: float) -> None:
         self._wanting.get(version, {}).pop(request.host, None)
-        holder = self._held.get(version, {}).get(request.host)
-        if holder is not None:
-            read = max(0, holder.granted - request.bytes)
-            unused = holder.granted - min(read, int(FASTEST * max(1.0, now - holder.since)))
-            self.budget.take_back(request.host, unused, holder.since, now)
-            hour, had = self._had.get((version, request.host), (0, 0))
-            self._had[version, request.host] = hour, max(0, had - unused)
-            self._drop(version, request.host)
+        if request.host in self._held.get(version, {}):
+            self._end(version, request.host, request.bytes, now)
 
-    def _drop(self, version: str, host: str) -> None:
-        del self._held[version][host]
+    def _end(self, version: str, host: str, left: int, now: float) -> None:
+        """Ends a lease with so many bytes still to come: those that were not read were never granted."""
+        holder = self._held[version].pop(host)
         if not self._held[version]:
             del self._held[version]
+        unused = holder.unused(left, now)
+        self.budget.take_back(host, unused, holder.since, now)
+        hour, had = self._had.get((version, host), (0, 0))
+        self._had[version, host] = hour, max(0, had - unused)
+
+    def _time_of(self, size: int) -> float:
+        """Seconds that a lease may take while others wait for it."""
+        limit = self.budget.limit
+        rate = FAIR if limit is None else min(FAIR, max(1.0, limit / 3600 / max(1, self.copies)))
+        return min(LONGEST, max(STALLED, 2 * size / rate))
 
     def _retry(self, now: float) -> float:
         """The next moment that nobody else was told."""
@@ -303,8 +242,9 @@ class Leases:
         return round(wait, 3)
 
     def _forget(self, now: float) -> None:
-        for version, host in [(v, h) for v, hs in self._held.items() for h, x in hs.items() if x.ends <= now]:
-            self._drop(version, host)
+        ended = [(v, h, x) for v, hs in self._held.items() for h, x in hs.items() if x.ends <= now]
+        for version, host, holder in ended:
+            self._end(version, host, holder.left(), now)
         oldest = now - max(WANTED, self._longest * 1.1)
         for version, wanting in list(self._wanting.items()):
             for host, asked in list(islice(wanting.items(), 64)):

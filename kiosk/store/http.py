@@ -24,6 +24,7 @@ import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from kiosk import tls
 from kiosk.errors import CorruptError, NetworkError
 from kiosk.log import logger
 from kiosk.model.manifest import Object
@@ -66,12 +67,13 @@ class HttpStore:
         session: requests.Session | None = None,
         *,
         proxy: str | None = None,
+        ca: str | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.patience = patience or Patience()
         self._own = session is None
-        self._session = session or new_session(proxy)
+        self._session = session or new_session(proxy, ca)
 
     def __enter__(self) -> Self:
         return self
@@ -139,9 +141,10 @@ class HttpStore:
             raise _Transient(words(e), where=url) from None
 
 
-def new_session(proxy: str | None) -> requests.Session:
+def new_session(proxy: str | None, ca: str | None = None) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
+    session.verify = tls.authorities(ca)
     session.max_redirects = 3
     session.headers["User-Agent"] = "kiosk"
     if proxy:
@@ -185,6 +188,8 @@ def words(error: Exception) -> str:
     """What a library's error means, in a few words."""
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy can't be reached"
+    if (fault := tls.fault(error)) is not None:
+        return f"{fault}. {tls.HINT}"
     if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
     if isinstance(error, requests.ConnectionError):

@@ -20,7 +20,7 @@ def source(where: str | Path, proxy: str | None = None, s3: S3Options | None = N
     """Where a repository's objects are read; UsageError when `where` names no repository."""
     found = place(where)
     if isinstance(found, Web):
-        return HttpStore(found.url, proxy=proxy)
+        return HttpStore(found.url, proxy=proxy, ca=s3.ca if s3 else None)
     return store(where, s3)
 
 
@@ -40,4 +40,6 @@ def kept(found: Place, s3: S3Options | None = None) -> DirectoryStore | S3Store:
     from kiosk.store.s3 import S3Store  # boto3 takes its time to load
 
     options = s3 or S3Options()
-    return S3Store(found.bucket, found.prefix, endpoint=options.endpoint, region=options.region)
+    return S3Store(
+        found.bucket, found.prefix, endpoint=options.endpoint, region=options.region, ca=options.ca
+    )

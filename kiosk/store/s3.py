@@ -26,9 +26,10 @@ class S3Store:
         *,
         endpoint: str | None = None,
         region: str | None = None,
+        ca: str | None = None,
         patience: Patience | None = None,
     ) -> None:
-        self.bucket = Bucket(bucket, prefix, S3Options(endpoint, region), patience)
+        self.bucket = Bucket(bucket, prefix, S3Options(endpoint, region, ca), patience)
         self.url = self.bucket.url().rstrip("/")
 
     def read(self, wanted: Object, stop: Event | None = None) -> bytes:

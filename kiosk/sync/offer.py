@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
+from kiosk.config import Settings, read_agent
 from kiosk.errors import VerificationError
 from kiosk.model.names import Ref, Version, with_version
+from kiosk.model.report import HostName
+from kiosk.model.rollout import Rollout
 from kiosk.trust.client import TrustedRepository
 
 
@@ -19,23 +25,41 @@ class Offer:
     back: bool = False
 
 
-def this_host() -> str:
-    """The name by which this host has its place in roll-outs."""
+class _Named(BaseModel):
+    """Of the agent's configuration only the host's name."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    host: HostName | None = None
+
+
+def this_host(settings: Settings, file: Path | None = None) -> str:
+    """The name by which this host has its place in roll-outs, for `kiosk sync` as for its agent: the agent's `host`
+    where that is configured (in `file`, see `read_agent`), else the machine's name. UsageError."""
+    return read_agent(settings, _Named, file)[0].host or machine()
+
+
+def machine() -> str:
+    """This machine's own name."""
     return socket.gethostname().lower().rstrip(".")
 
 
 def offer(repository: TrustedRepository, ref: Ref, current: Version | None, host: str) -> Offer:
     """What a host is offered: `ref` itself where no roll-out decides. Only the version that is rolled out can be
     called back, and only to the one before it. KioskError when it can't be known: current stays then."""
-    rollout = repository.rollout(ref)
+    return given(repository.rollout(ref), ref, current, host)
+
+
+def given(rollout: Rollout | None, ref: Ref, current: Version | None, host: str) -> Offer:
+    """The same after a roll-out that can be followed. Pure."""
     if rollout is None:
         return Offer(ref)
-    given = rollout.offers(host)
-    if given is None:
+    offered = rollout.offers(host)
+    if offered is None:
         return Offer(None)
-    version = Version.parse(given)
+    version = Version.parse(offered)
     back = current is not None and version < current
-    if back and current != Version.parse(rollout.version):
+    if not rollout.allows(current, version):
         raise VerificationError(
             f"{ref.base}@{current} is current here, newer than {version}, which its roll-out offers",
             hint="What is current stays. Name a version to fetch it all the same.",

@@ -72,14 +72,17 @@ def sync(
     root: bytes | None = None,
     seeds: Sequence[Path] = (),
     dry_run: bool = False,
+    agent_file: Path | None = None,
 ) -> Synced:
     """Brings images and layers up to date: those in `wanted`, or everything that the repository offers.
     `seeds` are local files of any kind that may hold some of the bytes.
 
     A reference with a version fetches that version, and leaves `current` alone when that is newer. One without goes
-    by the roll-out of its name, if there is one, else by the newest version.
+    by the roll-out of its name, if there is one, else by the newest version. The host's name is the agent's,
+    configured in `agent_file` (see `this_host`).
     """
     begin = time.monotonic()
+    host = this_host(settings, agent_file)
     url = url or settings.url
     proxy = proxy or settings.proxy
     if url is None:
@@ -95,7 +98,7 @@ def sync(
         for ref in chosen:
             try:
                 named = bool(wanted) and ref.version is not None
-                given = Offer(ref) if named else offer(repository, ref, cache.current(ref), this_host())
+                given = Offer(ref) if named else offer(repository, ref, cache.current(ref), host)
                 if given.ref is None:
                     results.append(Result(ref.base, "-", "not yet"))
                     continue

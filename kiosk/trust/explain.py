@@ -24,6 +24,7 @@ from tuf.api.exceptions import (
 )
 from tuf.api.serialization import DeserializationError
 
+from kiosk import tls
 from kiosk.errors import CorruptError, ExpiredError, KioskError, NetworkError, VerificationError
 from kiosk.trust.fetcher import Fetcher
 
@@ -96,6 +97,8 @@ def network(error: DownloadError, file: str) -> NetworkError:
         )
     if isinstance(error, SlowRetrievalError):
         return NetworkError(f"takes too long: {error}", where=file, hint=KEPT)
+    if (fault := tls.fault(error)) is not None:
+        return NetworkError(f"can't be reached: {fault}", where=file, hint=tls.HINT)
     reason = innermost(error)
     return NetworkError(
         f"can't be reached: {reason}",

@@ -16,6 +16,7 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalEr
 from tuf.ngclient import FetcherInterface
 from urllib3.util import Retry
 
+from kiosk import tls
 from kiosk.config import S3Options
 from kiosk.place import Folder, Web, place
 
@@ -26,11 +27,12 @@ FILE_SECONDS = 120
 REMEMBERED = 1 << 20
 
 
-def session(proxy: str | None) -> requests.Session:
+def session(proxy: str | None, ca: str | None = None) -> requests.Session:
     """An HTTP session that uses the given proxy or none (never one from the environment), asks for plain
     bytes, and retries what a restarting server or proxy answers."""
     made = requests.Session()
     made.trust_env = False
+    made.verify = tls.authorities(ca)
     made.proxies = {"http": proxy, "https": proxy} if proxy else {}
     made.max_redirects = 3
     made.headers.update({"User-Agent": "kiosk", "Accept-Encoding": "identity"})
@@ -122,7 +124,7 @@ def fetcher(where: str | Path, proxy: str | None = None, s3: S3Options | None = 
     if isinstance(found, Folder):
         return FolderFetcher(), str(found).rstrip("/")
     if isinstance(found, Web):
-        return HttpFetcher(session(proxy)), found.url
+        return HttpFetcher(session(proxy, s3.ca if s3 else None)), found.url
     from kiosk.trust.s3 import BucketFetcher  # boto3 takes its time to load
 
     return BucketFetcher(found, s3), str(found)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from kiosk.agent.config import read
+from kiosk.agent.daemon import Daemon
+from kiosk.agent.swarm import join
+from kiosk.agent.web import Answer
 from kiosk.config import Settings
 from kiosk.errors import UsageError
 from kiosk.model.report import Lease
@@ -203,3 +206,17 @@ def test_a_wrong_configuration_is_named(key: str, value: object, said: str, tmp_
     with pytest.raises(UsageError, match=said) as found:
         read(Settings(home=tmp_path), host.file)
     assert "agent.toml" in str(found.value)
+
+
+def test_a_kiosk_that_is_told_too_much_at_once_is_told_the_rest_soon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = Hypervisor(Kiosk(tmp_path), "http://127.0.0.1:1", swarm={"enabled": False})
+    orders = read(Settings(home=tmp_path), host.file)
+    agent = Daemon(orders, join(orders))
+    agent.reported(Answer(200))
+    agent.at["report"] = time.monotonic() + 300
+    agent.reported(Answer(429, {"retry-after": "2"}))
+    assert agent.state.reported
+    assert agent.at["report"] < time.monotonic() + 3
+    assert "takes no reports" not in capsys.readouterr().err

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from kiosk.agent.orders import in_window, until_edge
 from kiosk.agent.plan import Choice, choose, wanted
-from kiosk.model.names import Version
+from kiosk.errors import VerificationError
+from kiosk.model.names import Version, parse_ref
 from kiosk.model.rollout import Rollout, place
+from kiosk.sync.offer import given as given_by
 
 HOST = "node-1"
 
@@ -129,6 +131,30 @@ def test_a_host_in_the_share_goes_forward_and_the_others_stay(offered: set[Versi
     plan = rollout("running", share, before=str(oldest), version=str(newest))
     found = choose(sorted(offered), [oldest], oldest, plan, HOST, prestage=False)
     assert found.target == (newest if place("worker", str(newest), HOST) < share else oldest)
+
+
+@given(st.sets(numbers, min_size=1), st.sets(numbers), st.booleans(), rollouts, st.text("ab1", min_size=1))
+def test_kiosk_sync_comes_to_the_same_version(
+    offered: set[Version], held: set[Version], has_current: bool, plan: Rollout | None, host: str
+) -> None:
+    ref = parse_ref("worker")
+    if plan is not None and plan.fault(ref, {str(v) for v in offered}) is not None:
+        return  # neither is asked then: it is an error
+    current = max(held) if held and has_current else None
+    by_agent = choose(sorted(offered), sorted(held), current, plan, host, prestage=False)
+    try:
+        by_sync = given_by(plan, ref, current, host)
+    except VerificationError:
+        assert by_agent.refused is not None
+        return
+    if by_sync.ref is None:
+        assert by_agent.target is None
+        return
+    version = by_sync.ref.version or max(offered)
+    if by_sync.ref.version is None and current is not None and version < current:
+        assert by_agent.refused is not None, "the newest is older than what is here: sync refuses later"
+    else:
+        assert (by_agent.target, by_agent.back) == (version, by_sync.back)
 
 
 def test_patterns_of_names() -> None:

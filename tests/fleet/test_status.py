@@ -95,3 +95,18 @@ def test_how_far_a_host_is_with_a_push(row: Host, state: State) -> None:
     later = Push(1, ("worker",), waves=(1, 100), every=500, created=100, expires=1000)
     if state != "done" and not later.asks(row.host, 200):
         assert progress(later, row.host, row.report, row.reported, [("worker", "2")], 200) == "later"
+
+
+def test_a_host_that_was_asked_and_says_nothing_is_silent_until_it_speaks() -> None:
+    push = Push(1, ("worker",), waves=(1, 100), every=1000, created=100, expires=9000)
+    name = next(n for n in map(str, range(100)) if push.asked_at(n) == 1100)
+
+    def after(now: float, reported: float | None) -> State:
+        report = host(at=1).report
+        return progress(push, name, report if reported else None, reported, [("worker", "2")], now)
+
+    assert [after(now, 200) for now in (1099, 1101, 1161)] == ["later", "asked", "silent"]
+    assert [after(now, None) for now in (1101, 1161)] == ["asked", "silent"]
+    assert after(1161, 800) == "asked", "it still reports as often as it has to"
+    assert after(1300, 800) == "silent"
+    assert after(1301, 1301) == "asked"

@@ -7,9 +7,12 @@ import hmac
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kiosk.agent.api import Api, _Call
+from kiosk.agent.web import Answer, Web
 from kiosk.errors import StorageError, UsageError, VerificationError
 from kiosk.fleet.tokens import FleetKey, sign
 
@@ -21,6 +24,19 @@ def test_a_token_is_what_the_documents_say() -> None:
     mac = hmac.new(bytes.fromhex(token), b"POST /api/report\n{}", hashlib.sha256).hexdigest()
     assert sign(token, "POST", "/api/report", b"{}") == mac
     assert key.caller(f"Kiosk host=hv-1,mac={mac}", "POST", "/api/report", b"{}") == "hv-1"
+
+
+def test_what_an_agent_sends_is_what_the_kiosk_takes() -> None:
+    key, sent = FleetKey(b"k" * 32), []
+
+    class Line(Web):
+        def call(self, method: str, path: str, **more: Any) -> Answer:
+            sent.append((more["headers"]["Authorization"], method, path, more["body"]))
+            return Answer(200)
+
+    api = Api(Line("http://kiosk"), "hv-1", bytes.fromhex(key.token("hv-1")))
+    api._made(_Call("/api/report", {"error": "\u00fc\n"}, lambda _: None))
+    assert key.caller(*sent[0]) == "hv-1"
 
 
 @pytest.mark.parametrize(

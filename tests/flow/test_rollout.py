@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.errors import BusyError, ExpiredError, NetworkError, PolicyError
+from kiosk.errors import BusyError, ExpiredError, NetworkError, PolicyError, UsageError
 from kiosk.model.names import parse_ref
 from kiosk.model.rollout import Rollout
 from kiosk.publish import publish, signed
@@ -18,6 +18,7 @@ from kiosk.publish.retention import Rule
 from kiosk.rollout import orders, record, sign
 from kiosk.rollout.driver import Look
 from kiosk.rollout.plan import Plan
+from kiosk.sync import sync
 from kiosk.trust.client import TrustedRepository
 from tests.attacks.mutable import Attacker, expire
 from tests.failures.interrupted import killed_at
@@ -360,6 +361,24 @@ def test_kiosk_sync_goes_by_the_roll_out_forward_and_back(
     assert current() == "1"
     assert kiosk.sync("worker@2").failure is None, "a person may still name a version"
     assert current() == "2"
+
+
+def test_kiosk_sync_has_the_place_in_a_roll_out_that_the_agent_has(farm: Farm, tmp_path: Path) -> None:
+    kiosk = farm.kiosk
+    kiosk.sync("worker")
+    publish_with_rollout(kiosk, "2", plan_of(stages=["0%", "100%"], hosts=["canary"], hold="0s"))
+    file = tmp_path / "agent.toml"
+    file.write_text('poll = 60\nhost = "canary"\n')
+    named = kiosk.hypervisor.model_copy(update={"agent": {"host": "other"}})
+    assert sync(named).failure is None
+    assert kiosk.held()["images/worker/current"] == "1"
+    with pytest.raises(UsageError, match="configured twice"):
+        sync(named, agent_file=file)
+    assert sync(kiosk.hypervisor, agent_file=file).failure is None
+    assert kiosk.held()["images/worker/current"] == "2"
+    file.write_text('host = "Not A Name"\n')
+    with pytest.raises(UsageError, match="host"):
+        sync(kiosk.hypervisor, agent_file=file)
 
 
 def test_a_host_that_can_not_tell_its_version_leaves_all_as_it_is(farm: Farm) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.handover import settings
+from kiosk import config
 from tests.publish.test_commands import Terminal
 from tests.simulators.hypervisor import Hypervisor
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="prunes as root")
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Terminal:
-    monkeypatch.setattr(settings, "AGENT_FILE", tmp_path / "agent.toml")
+    monkeypatch.setattr(config, "AGENT_FILE", tmp_path / "agent.toml")
     (tmp_path / "images").mkdir(mode=0o755)
     text = '[[handover]]\nkind = "files"\nfolder = "{0}/images"\n[[handover]]\nkind = "files"\nfolder = "{0}/gone"\n'
     (tmp_path / "agent.toml").write_text(text.format(tmp_path))
@@ -64,3 +64,23 @@ def test_room_that_cannot_be_made_is_an_error_and_room_that_is_there_costs_nothi
     assert host.versions() == ["2", "3"]
     code, _, err = terminal.run("host", "prune", "--free", "lots")
     assert code == 2 and "is not a size" in err
+
+
+def test_the_list_looks_where_the_named_file_says(terminal: Terminal, tmp_path: Path) -> None:
+    Hypervisor(tmp_path / "home").put("1")
+    other = tmp_path / "other.toml"
+    other.write_text('[[handover]]\nkind = "tape"\n')
+    code, _, err = terminal.run("host", "list", "--agent-config", str(other))
+    assert code == 2 and "other.toml" in err
+    assert [r["name"] for r in terminal.json("host", "list")] == ["worker"]
+
+
+def test_the_table_in_kiosk_toml_is_the_agents_as_well(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hypervisor(tmp_path / "home").put("1")
+    (tmp_path / "agent.toml").unlink()
+    file = tmp_path / "kiosk.toml"
+    file.write_text(f'[[agent.handover]]\nkind = "files"\nfolder = "{tmp_path}/images"\n')
+    monkeypatch.setenv("KIOSK_CONFIG", str(file))
+    assert [o["state"] for o in terminal.json("host", "handover")] == ["handed over"]

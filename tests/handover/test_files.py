@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kiosk.config import Settings
 from kiosk.errors import BusyError, KioskError, NotFoundError, StorageError, UsageError
 from kiosk.handover import Handover
 from kiosk.handover.settings import FilesTable, read_tables
@@ -266,7 +267,7 @@ def test_tables_are_read_strictly_from_the_agents_configuration(tmp_path: Path) 
     file.write_text(
         'poll = 60\n[[handover]]\nkind = "files"\nfolder = "/srv/images"\nimages = ["debian-*"]\n'
     )
-    (table,) = read_tables(file)
+    (table,) = read_tables(Settings(), file)
     assert table.takes(ImageRef.parse("debian-12")) and not table.takes(ImageRef.parse("alma-9"))
     for wrong in (
         'kind = "files"\nfolder = "srv"',
@@ -275,4 +276,4 @@ def test_tables_are_read_strictly_from_the_agents_configuration(tmp_path: Path) 
     ):
         file.write_text(f"[[handover]]\n{wrong}\n")
         with pytest.raises(UsageError, match="handover"):
-            read_tables(file)
+            read_tables(Settings(), file)

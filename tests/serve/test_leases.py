@@ -8,7 +8,8 @@ import random
 import pytest
 
 from kiosk.model.report import Lease, LeaseRequest
-from kiosk.serve.leases import BARRED, CALLS, SECONDS, STALLED, WANTED, Budget, Leases
+from kiosk.serve.budget import Budget
+from kiosk.serve.leases import BARRED, CALLS, FAIR, LONGEST, SECONDS, STALLED, USUAL, WANTED, Leases
 
 
 def request(host: str, size: int = 100, version: str = "1", done: bool = False) -> LeaseRequest:
@@ -122,12 +123,77 @@ def test_a_holder_that_gets_on_by_a_byte_at_a_time_gets_nowhere() -> None:
     assert granted(leases, now + 1, "liar", "other", size=size - 1) == ["other"]
 
 
-def test_a_slow_holder_that_gets_on_keeps_its_lease() -> None:
-    leases, size = desk(1), GIGABYTE
-    for now in range(0, 3000, 50):
-        size -= 50 * 25_000
-        assert granted(leases, now, "slow", size=size) == ["slow"]
+def kept_for(leases: Leases, size: int, rate: float, until: float = 2 * LONGEST) -> float:
+    """How long a host that says it reads at `rate` keeps a lease that another waits for."""
+    assert granted(leases, 0, "holder", "other", size=size) == ["holder"]
+    for now in range(30, int(until), 30):
+        left = max(1, size - int(rate * now))
+        if not granted(leases, now, "holder", size=left):
+            return now
         assert granted(leases, now, "other") == []
+    return until
+
+
+def test_a_slow_holder_that_gets_on_keeps_its_lease_for_twice_the_time_that_is_fair() -> None:
+    assert kept_for(desk(1), 50 * GIGABYTE, 6_000_000, 3600) == 3600
+    assert kept_for(desk(1), 4 * GIGABYTE, 2_000_000) == pytest.approx(8 * GIGABYTE / FAIR, abs=30)
+    assert kept_for(desk(1), 1000, 0.1) == pytest.approx(STALLED, abs=30)
+    assert kept_for(desk(1, limit=10 * GIGABYTE), 2 * GIGABYTE, 1_000_000) == pytest.approx(4 * 360, abs=30)
+
+
+def test_a_holder_that_lies_about_its_progress_can_not_starve_the_others() -> None:
+    """It says that it gets on, never that it is done, and asks again at once, for hours."""
+    leases, size, others = desk(1), 4 * GIGABYTE, 0
+    left = size
+    for now in range(0, 4 * 3600, 30):
+        left = max(1, left - size // 90)
+        if not granted(leases, now, "liar", size=left):
+            left = size
+        others += 30 * len(granted(leases, now, "other"))
+    assert others > 0.4 * 4 * 3600
+
+
+def test_who_loses_its_lease_at_the_deadline_takes_it_up_where_nobody_else_wants_it() -> None:
+    leases = desk(1)
+    kept_for(leases, GIGABYTE, 1_000_000)
+    assert granted(leases, 240, "other") == ["other"]
+    leases.ask(request("other", 0, done=True), 241)
+    assert granted(leases, 242, "holder") == ["holder"]
+
+
+def test_a_lease_that_ends_unheard_counts_for_what_it_may_have_given() -> None:
+    size = 100 * GIGABYTE
+    leases = desk(2, limit=1000 * GIGABYTE)
+    granted(leases, 0, "dies-at-once", size=size)
+    granted(leases, 0, "dies-later", size=size)
+    granted(leases, 40, "dies-later", size=size - 40_000_000)
+    assert leases.budget.used(40) == 2 * size
+    leases.counts(40 + SECONDS)
+    at_once, later = USUAL * SECONDS, 40_000_000 + 2 * 1_000_000 * SECONDS
+    assert leases.budget.used(101) == at_once + later
+    assert leases.budget.minutes() == [(0, int(at_once + later), 0)]
+
+
+def test_a_small_lease_that_ends_unheard_counts_whole() -> None:
+    leases = desk(2, limit=1000)
+    granted(leases, 0, "a", size=800)
+    leases.counts(SECONDS)
+    assert leases.budget.used(SECONDS) == 800
+
+
+def test_leases_that_ended_while_the_server_was_down_do_not_count_whole_either() -> None:
+    leases = desk(2, limit=1000 * GIGABYTE)
+    granted(leases, 600, "a", size=100 * GIGABYTE)
+    again = Leases(2, leases.budget, leases.held(), now=900)
+    assert again.counts(900) == (0, 0)
+    assert again.budget.used(900) == USUAL * SECONDS
+
+
+def test_a_lease_that_is_taken_away_counts_for_what_was_read() -> None:
+    leases = desk(1, limit=10 * GIGABYTE)
+    assert kept_for(leases, 4 * GIGABYTE, 0) == STALLED + 30
+    assert leases.budget.used(STALLED + 30) == 0
+    assert granted(leases, STALLED + 30, "other", size=4 * GIGABYTE) == ["other"]
 
 
 def test_one_token_can_not_drain_the_budget_by_what_it_asks_for() -> None:

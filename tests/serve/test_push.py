@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from kiosk.cli import push
 from kiosk.cli.push import Run, duration, follow, shares
 from kiosk.config import Settings
-from kiosk.errors import UsageError
+from kiosk.errors import NetworkError, UsageError
 from kiosk.fleet import catalogue
 from kiosk.fleet.database import Host
 from kiosk.fleet.pushes import Push
+from kiosk.model.report import LATE, REPORT_SECONDS
 from tests.serve.fleet import Agent, Fleet, serving
 from tests.simulators.published import Kiosk, ready, without_fsync
 
@@ -87,7 +89,7 @@ def test_a_push_that_some_hosts_fail_or_miss_says_so(fleet: tuple[Kiosk, Fleet])
     server.agent("hv-2").report()
     late = kiosk_says(kiosk.settings, "push", "worker", "--hosts", "hv-2", "--timeout", "1s")
     assert late.returncode == 8
-    assert "have not finished in time: hv-2" in late.stderr
+    assert "hv-2 have not finished in time" in late.stderr
 
 
 def test_a_host_that_is_lost_in_the_meantime_is_not_waited_for(fleet: tuple[Kiosk, Fleet]) -> None:
@@ -108,6 +110,59 @@ def test_a_host_that_is_lost_in_the_meantime_is_not_waited_for(fleet: tuple[Kios
     run = Leaving(database, catalogue.current(kiosk.settings.repository), wanted)
     assert follow(run, json=True) == {"hv-1": "asked", "hv-2": "done"}
     assert run.looks == 2
+
+
+def test_hosts_that_say_nothing_are_named_and_not_waited_for(
+    fleet: tuple[Kiosk, Fleet], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "LOOK", 0)
+    kiosk, server = fleet
+    begun = time.time()
+    server.agent("hv-1").report()
+    server.agent("hv-2").report(held=HELD)
+    wanted = Push(1, ("worker",), created=begun, expires=begun + 3600)
+    database, offered = server.kiosk.database, catalogue.current(kiosk.settings.repository)
+    clock = (begun + 5 * n for n in range(1000))
+    states = follow(Run(database, offered, wanted, now=lambda: next(clock)), json=False)
+    assert states == {"hv-1": "silent", "hv-2": "done"}
+    assert next(clock) < begun + LATE * REPORT_SECONDS + 60, "it ends soon after"
+    assert "hv-1: silent, nothing heard for" in capsys.readouterr().out
+    with pytest.raises(
+        NetworkError, match="1 of 2 hosts do not have it yet: hv-1 have said nothing"
+    ) as found:
+        push.end(wanted, states, [], json=True)
+    assert found.value.exit_code == 8
+
+
+def test_hosts_that_are_lost_already_are_named(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    database = server.kiosk.database
+    database.accept("hv-9", 1, now=time.time() - 3000)
+    alone = kiosk_says(kiosk.settings, "push", "worker")
+    assert (alone.returncode, "(lost: hv-9)" in alone.stderr) == (6, True)
+    server.agent("hv-1").report(held=HELD)
+    done = kiosk_says(kiosk.settings, "push", "worker")
+    assert (done.returncode, "Lost, and not waited for: hv-9." in done.stdout) == (0, True)
+
+
+def test_a_dry_run_says_who_would_be_asked_for_what_and_asks_nobody(fleet: tuple[Kiosk, Fleet]) -> None:
+    kiosk, server = fleet
+    server.agent("hv-1").report(held=HELD)
+    server.agent("hv-2").report()
+    said = kiosk_says(kiosk.settings, "push", "worker", "--dry-run", "--json")
+    assert json.loads(said.stdout)["hosts"] == {"hv-1": [], "hv-2": ["worker@1"]}
+    shown = kiosk_says(kiosk.settings, "push", "worker", "--dry-run").stdout
+    assert "2 hosts would be asked; 1 lack something." in shown
+    assert server.kiosk.database.open_pushes(0) == []
+
+
+def test_what_can_not_be_said_together_is_refused(fleet: tuple[Kiosk, Fleet], tmp_path: Path) -> None:
+    kiosk, _ = fleet
+    assert kiosk_says(kiosk.settings, "push", "worker", "--ssh", "hv-1", "--detach").returncode == 2
+    nowhere = kiosk_says(Settings(home=tmp_path / "nowhere"), "push", "worker")
+    assert (nowhere.returncode, "no repository here" in nowhere.stderr) == (6, True)
+    nobody = kiosk_says(Settings(home=tmp_path / "nowhere"), "fleet", "status")
+    assert "No host has reported here" in nobody.stdout
 
 
 def test_on_a_terminal_the_hosts_are_redrawn(fleet: tuple[Kiosk, Fleet]) -> None:

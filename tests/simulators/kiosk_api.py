@@ -16,8 +16,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from kiosk.agent.api import mac
 from kiosk.model.report import Lease, LeaseRequest, Report
+from kiosk.proof import mac
 
 TOKEN = bytes(range(32))
 
