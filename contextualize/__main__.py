@@ -1,4 +1,5 @@
-"""`python3 -m contextualize` boots. With a word it does what belongs to the life of a machine that is ready:
+"""`python3 -IS /usr/lib/kiosk/python/contextualize` boots: without what an environment or a site has to say to
+Python, and without the time that it takes to find that out. With a word it does what belongs to the life of a machine that is ready:
 
 drain [REASON]   drains and powers off (kiosk-drain.service)
 ask REASON       asks for a drain; `-` reads the reason from standard input
@@ -10,8 +11,13 @@ stop REASON      says that the machine stops
 from __future__ import annotations
 
 import importlib
+import posixpath
 import sys
 from typing import TYPE_CHECKING, List, Optional
+
+if __package__ in ("", None):  # started by its path, which Python takes for where modules are
+    sys.path[0] = posixpath.dirname(sys.path[0])
+    sys.dont_write_bytecode = True
 
 from contextualize.errors import Refused
 from contextualize.machine import Machine

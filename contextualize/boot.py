@@ -7,6 +7,7 @@ status systemd never reaches kiosk-ready.target and powers the machine off (kios
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import Dict, Iterator
 
@@ -41,15 +42,21 @@ class Progress:
         self.stage = stage
         self._reporter.booting(stage)
         print(f"{stage} ...", flush=True)
-        start = time.monotonic()
+        start, busy = time.monotonic(), processor()
         yield
         took = time.monotonic() - start
         self.seconds[stage] = self.seconds.get(stage, 0.0) + took
-        print(f"{stage} took {took:.2f} s", flush=True)
+        print(f"{stage} took {took:.2f} s, and {processor() - busy:.2f} s of processor time", flush=True)
+
+
+def processor() -> float:
+    """Seconds of processor time that this process and its programs have had."""
+    return sum(os.times()[:4])
 
 
 def boot(machine: Machine, reporter: Reporter) -> int:
     """Goes through the stages; 0 when the machine is ready, 1 when it must not live."""
+    print(f"begins after {processor():.2f} s of processor time", flush=True)
     stage = Progress(reporter)
     try:
         _stages(machine, reporter, stage)

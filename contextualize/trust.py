@@ -7,9 +7,11 @@ owns the target. python-tuf is imported when it is first needed: that takes a no
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 
 from contextualize.context import Repository
 from contextualize.document import LIMIT
@@ -39,15 +41,17 @@ class Trust:
     def __init__(
         self, root: bytes, bundle: Optional[Path], repository: Optional[Repository], work: Path
     ) -> None:
-        from tuf.api.exceptions import DownloadError, RepositoryError
-        from tuf.ngclient import Updater, UpdaterConfig
-
         if bundle is None and repository is None:
             raise Refused(
                 "the context has brought no signed metadata, and names no repository to fetch it from"
             )
+        _without_urllib3()
+        from tuf.api.exceptions import DownloadError, RepositoryError
+        from tuf.ngclient import Updater, UpdaterConfig
+
         base = BASE if bundle is not None or repository is None else f"{repository.url.rstrip('/')}/"
         self._work = work
+        self._read: Dict[str, Metadata[Any]] = {}
         self._errors = (DownloadError, RepositoryError)
         try:
             self._updater = Updater(
@@ -112,10 +116,22 @@ class Trust:
         return tuple(sorted(result.signed))
 
     def _metadata(self, role: str) -> Metadata[Any]:
-        """Metadata that the updater has verified and kept."""
+        """Metadata that the updater has verified and kept. It changes no more once it was looked for."""
         from tuf.api.metadata import Metadata
 
-        return Metadata.from_file(str(self._work / f"{role}.json"))
+        if role not in self._read:
+            self._read[role] = Metadata.from_file(str(self._work / f"{role}.json"))
+        return self._read[role]
+
+
+def _without_urllib3() -> None:
+    """Keeps python-tuf from loading the fetcher that it would use if it were given none: half of the time that
+    loading python-tuf takes, in every boot."""
+    name = "tuf.ngclient.urllib3_fetcher"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.Urllib3Fetcher = None  # type: ignore[attr-defined]
+        sys.modules[name] = module
 
 
 def _explain(error: Exception) -> str:
