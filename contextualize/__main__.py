@@ -1,5 +1,5 @@
-"""`python3 -IS /usr/lib/kiosk/python/contextualize` boots: without what an environment or a site has to say to
-Python, and without the time that it takes to find that out. With a word it does what belongs to the life of a machine that is ready:
+"""`python3 -IS /usr/lib/kiosk/python/contextualize` boots; nothing but the image's own files says what runs then.
+With a word it does what belongs to the life of a machine that is ready:
 
 drain [REASON]   drains and powers off (kiosk-drain.service)
 ask REASON       asks for a drain; `-` reads the reason from standard input

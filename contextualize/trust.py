@@ -130,7 +130,7 @@ def _without_urllib3() -> None:
     name = "tuf.ngclient.urllib3_fetcher"
     if name not in sys.modules:
         module = ModuleType(name)
-        module.Urllib3Fetcher = None  # type: ignore[attr-defined]
+        module.Urllib3Fetcher = type("Urllib3Fetcher", (), {})  # type: ignore[attr-defined]
         sys.modules[name] = module
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from contextualize import trust
 from tests.contextualize.guest import Guest
 
 Squashfs = Callable[[dict[str, str]], bytes]
@@ -150,3 +154,17 @@ def test_a_root_of_trust_that_is_none(demo: Guest) -> None:
     demo.write("/usr/lib/kiosk/root.json", b"{}")
     assert demo.boot() == 1
     assert demo.refused().startswith("verify: the signed metadata does not hold")
+
+
+def test_python_tuf_is_loaded_without_the_fetcher_that_is_not_used(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from contextualize.errors import Refused
+from contextualize.trust import Trust
+try:
+    Trust(b"{}", Path(sys.argv[1]), None, Path(sys.argv[1]))
+except Refused as e:
+    sys.exit("urllib3" in sys.modules or "does not hold" not in e.reason)
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=Path(trust.__file__).parents[1])
