@@ -165,6 +165,7 @@ from contextualize.trust import Trust
 try:
     Trust(b"{}", Path(sys.argv[1]), None, Path(sys.argv[1]))
 except Refused as e:
-    sys.exit("urllib3" in sys.modules or "does not hold" not in e.reason)
+    fetcher = sys.modules["tuf.ngclient.urllib3_fetcher"]
+    sys.exit(hasattr(fetcher, "urllib3") or "does not hold" not in e.reason)
 """
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=Path(trust.__file__).parents[1])
