@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.simulators.namespaces import Namespaces, signal_child
@@ -55,10 +56,18 @@ def free_port() -> int:
 
 
 class SlurmCluster:
-    """The controller. `spool` is the nodes' SlurmdSpoolDir."""
+    """The controller. `spool` is the nodes' SlurmdSpoolDir, `other` what slurm.conf says otherwise than above."""
 
-    def __init__(self, home: Path, spool: Path, most: int = 64, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        home: Path,
+        spool: Path,
+        most: int = 64,
+        address: str = "127.0.0.1",
+        other: Mapping[str, str] | None = None,
+    ) -> None:
         self.home, self.key, self.port = home, secrets.token_bytes(1024), free_port()
+        self._other = other or {}
         self._conf = {
             "address": address,
             "controller": self.port,
@@ -87,7 +96,10 @@ class SlurmCluster:
 
     def configure(self, most: int) -> None:
         """Writes slurm.conf and starts the controller."""
-        (self.home / "slurm.conf").write_text(CONF.format(**self._conf, most=most))
+        conf = CONF.format(**self._conf, most=most)
+        for key, value in self._other.items():
+            conf = re.sub(rf"^{key}=.*\n", "", conf, flags=re.MULTILINE) + f"{key}={value}\n"
+        (self.home / "slurm.conf").write_text(conf)
         self.controller = self._start("slurmctld", ["slurmctld", "-D", "-f", f"{self.home}/slurm.conf"])
         wait_for(lambda: self.ask("scontrol", "ping").returncode == 0, "slurmctld")
 
