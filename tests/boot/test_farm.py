@@ -48,11 +48,11 @@ CONF = {
 }
 AGE = 240
 READY = 400
-PILOT = "990"
-"""The uid of the account that the site's layer declares."""
+PILOT = "pilot"
+ACCOUNT = f"{PILOT}:x:990:990::/home/pilot:/bin/bash"
+"""The account that the site's layer declares, as the controller must know it, too."""
 CHECK = """
-. /etc/profile
-kiosk-attest --require image={image},layer=demo/software,layer=other/tools,site=example,without=hooks || exit 11
+kiosk-attest --require '{requires}' || exit 11
 kiosk-attest --require layer=other/missing 2>/dev/null && exit 12
 {{
     echo "$(id -un) on $(hostname)"
@@ -111,7 +111,8 @@ def cluster(taps: tuple[str, ...]) -> Iterator[SlurmCluster]:
     home.chmod(0o755)
     found = None
     try:
-        found = SlurmCluster(home / "controller", Path("/var/spool/slurmd"), address=HOST, other=CONF)
+        spool = Path("/var/spool/slurmd")
+        found = SlurmCluster(home / "controller", spool, address=HOST, other=CONF, accounts=[ACCOUNT])
         yield found
     finally:
         if found is not None:
@@ -150,8 +151,8 @@ def vm(farm: Farm, name: str, image: str, layers: tuple[str, ...], tap: str, con
     """A VM that is starting; what is left of it is removed."""
     words = [word for layer in layers for word in ("--layer", layer)]
     words += ["--name", name, "--tap", tap, "--context", str(context), "--no-wait"]
+    farm.kiosk("hypervisor", "vm", "start", image, *words)
     try:
-        farm.kiosk("hypervisor", "vm", "start", image, *words)
         yield
     finally:
         farm.kiosk("hypervisor", "vm", "stop", name, "--now")
@@ -174,19 +175,19 @@ def console(farm: Farm, name: str) -> str:
 
 
 def submitted(cluster: SlurmCluster, script: str) -> int:
-    """A job of the account that the site's layer declares, in a shell without anything of this host's."""
+    """A job of the account that the site's layer declares, with the environment that a login on the node gives."""
     options = (
         "-p",
         "virtual",
         "-o",
         "/dev/null",
         "--mem=100",
-        "--export=NIL",
+        "--export=NONE",
         "--chdir=/tmp",
         "--wrap",
         script,
     )
-    user = ("setpriv", "--reuid", PILOT, "--regid", PILOT, "--clear-groups")
+    user = ("setpriv", "--reuid", PILOT, "--regid", "990", "--clear-groups")
     return int(cluster.said(*user, "sbatch", "--parsable", *options))
 
 
@@ -200,7 +201,8 @@ def test_a_worker_joins_runs_jobs_drains_at_its_age_and_leaves_with_no_job_lost(
     with vm(farm, "wn-1", image, layers, taps[0], told(folder, taps[0], cluster.key, cluster.address)):
         reaches(farm, "wn-1", "ready", READY)
         assert cluster.nodes() == ["wn-1 IDLE+DYNAMIC_NORM"]
-        checks = submitted(cluster, CHECK.format(image=f"{WORKER}@>={image.split('@')[1]}", store=store.url))
+        requires = f"image={WORKER}@>={image.split('@')[1]},layer=demo/software,layer=other/tools,site=example,farm=ci"
+        checks = submitted(cluster, CHECK.format(requires=requires, store=store.url))
         wait_for(lambda: cluster.job(checks) in ("COMPLETED", "FAILED"), "the first job", 60)
         assert cluster.job(checks) == "COMPLETED", cluster.said("scontrol", "show", "job", str(checks))
         assert store.received[str(checks)].splitlines() == [

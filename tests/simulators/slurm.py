@@ -56,7 +56,8 @@ def free_port() -> int:
 
 
 class SlurmCluster:
-    """The controller. `spool` is the nodes' SlurmdSpoolDir, `other` what slurm.conf says otherwise than above."""
+    """The controller. `spool` is the nodes' SlurmdSpoolDir, `other` what slurm.conf says otherwise than above, and
+    `accounts` lines of /etc/passwd that only the controller's host has. Without `cgroups` there is no cgroup.conf."""
 
     def __init__(
         self,
@@ -65,9 +66,11 @@ class SlurmCluster:
         most: int = 64,
         address: str = "127.0.0.1",
         other: Mapping[str, str] | None = None,
+        accounts: Sequence[str] = (),
+        cgroups: bool = True,
     ) -> None:
         self.home, self.key, self.port = home, secrets.token_bytes(1024), free_port()
-        self._other = other or {}
+        self._other, self._cgroups = other or {}, cgroups
         self._conf = {
             "address": address,
             "controller": self.port,
@@ -84,6 +87,9 @@ class SlurmCluster:
         for path in (home / "munge", home / "munge/key", home / "sockets"):
             subprocess.run(["chown", "munge:munge", path], check=True)
         self.namespaces = Namespaces({"/run/munge": home / "sockets", "/run/slurm": home / "slurm"})
+        (home / "passwd").write_text(Path("/etc/passwd").read_text() + "".join(f"{a}\n" for a in accounts))
+        mount = self.namespaces.inside(["mount", "--bind", f"{home}/passwd", "/etc/passwd"])
+        subprocess.run(mount, check=True)
         files = [f"--{file}-file={home}/munge/{file}" for file in ("key", "pid", "seed", "log")]
         self._start("munged", ["runuser", "-u", "munge", "--", "munged", "--foreground", *files])
         wait_for(lambda: (home / "sockets/munge.socket.2").exists(), "munged")
@@ -100,6 +106,8 @@ class SlurmCluster:
         for key, value in self._other.items():
             conf = re.sub(rf"^{key}=.*\n", "", conf, flags=re.MULTILINE) + f"{key}={value}\n"
         (self.home / "slurm.conf").write_text(conf)
+        if self._cgroups:
+            (self.home / "cgroup.conf").write_text("ConstrainCores=yes\nConstrainRAMSpace=yes\n")
         self.controller = self._start("slurmctld", ["slurmctld", "-D", "-f", f"{self.home}/slurm.conf"])
         wait_for(lambda: self.ask("scontrol", "ping").returncode == 0, "slurmctld")
 
