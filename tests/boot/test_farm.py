@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ CONF = {
     "TaskProlog": "/usr/bin/kiosk-jobfeatures",
     "MessageTimeout": "10",
 }
-AGE = 240
+AGE = 180
+"""Seconds from the start of its kernel after which the worker drains: a slow machine boots it and runs jobs by then."""
 READY = 400
 PILOT = "pilot"
 ACCOUNT = f"{PILOT}:x:990:990::/home/pilot:/bin/bash"
@@ -73,6 +75,64 @@ curl -fsS -X PUT -d ended {store}/$SLURM_JOB_ID
 """
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Workers with the layers of the site and of two experiments, which a hypervisor starts for the cluster."""
+
+    farm: Farm
+    folder: Path
+    image: str
+    layers: tuple[str, ...]
+
+    def told(self, tap: str, key: bytes, controller: str, timeout: int) -> Path:
+        """The context file of the VM at a tap."""
+        file = self.folder / f"{tap}.json"
+        context = {
+            "network": {"address": f"{bridge.guest(tap)}/24"},
+            "life": {"age": AGE, "drain": 600},
+            "farm": {
+                "kind": "slurm",
+                "name": "ci",
+                "timeout": timeout,
+                "settings": {"controllers": controller, "partition": "virtual"},
+                "secrets": {"munge_key": base64.b64encode(key).decode()},
+            },
+        }
+        files.write(file, json.dumps(context).encode(), mode=0o600)
+        return file
+
+    @contextmanager
+    def start(self, name: str, tap: str, key: bytes, controller: str, timeout: int = 120) -> Iterator[None]:
+        """A VM that is starting; what is left of it is removed."""
+        words = [word for layer in self.layers for word in ("--layer", layer)]
+        words += ["--tap", tap, "--context", str(self.told(tap, key, controller, timeout)), "--no-wait"]
+        self.farm.kiosk("hypervisor", "vm", "start", self.image, "--name", name, *words)
+        try:
+            yield
+        finally:
+            self.farm.kiosk("hypervisor", "vm", "stop", name, "--now")
+
+    def state(self, name: str) -> VmState:
+        """A VM's state."""
+        return self.farm.cloud().find(name)
+
+    def reaches(self, name: str, phase: str, seconds: float) -> VmState:
+        """Waits until a VM is in a phase, or will never be."""
+        ends = (phase, "stopped", "failed")
+        wait_for(lambda: self.state(name).phase in ends, f"{name}: {phase}", seconds)
+        found = self.state(name)
+        assert found.phase == phase, (found, self.console(name)[-3000:])
+        return found
+
+    def console(self, name: str) -> str:
+        """What a VM wrote to its console."""
+        return self.farm.kiosk("hypervisor", "vm", "console", name, "--log")
+
+    def inside(self, name: str, *command: str) -> str:
+        """Runs a command in a VM."""
+        return self.farm.kiosk("hypervisor", "vm", "exec", name, "--", *command)
+
+
 @pytest.fixture(scope="module")
 def layers(farm: Farm, folder: Path) -> tuple[str, ...]:
     """The layers of the site and of both experiments; the second has a key of its own."""
@@ -93,9 +153,8 @@ def layers(farm: Farm, folder: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def image(farm: Farm) -> str:
-    """The worker image, NAME@VERSION."""
-    return str(also(farm, WORKER))
+def workers(farm: Farm, folder: Path, layers: tuple[str, ...]) -> Workers:
+    return Workers(farm, folder, str(also(farm, WORKER)), layers)
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +168,12 @@ def cluster(taps: tuple[str, ...]) -> Iterator[SlurmCluster]:
     """The controller, at HOST; its nodes reach it by the network alone."""
     home = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
     home.chmod(0o755)
-    found = None
+    spool = Path("/var/spool/slurmd")
     try:
-        spool = Path("/var/spool/slurmd")
         found = SlurmCluster(home / "controller", spool, address=HOST, other=CONF, accounts=[ACCOUNT])
         yield found
+        found.close()
     finally:
-        if found is not None:
-            found.close()
         shutil.rmtree(home)
 
 
@@ -127,151 +184,88 @@ def store(taps: tuple[str, ...]) -> Iterator[Store]:
     found.close()
 
 
-def told(folder: Path, tap: str, key: bytes, controller: str, timeout: int = 120) -> Path:
-    """The context file of the VM at a tap."""
-    settings = {"controllers": controller, "partition": "virtual"}
-    context = {
-        "network": {"address": f"{bridge.guest(tap)}/24"},
-        "life": {"age": AGE, "drain": 600},
-        "farm": {
-            "kind": "slurm",
-            "name": "ci",
-            "timeout": timeout,
-            "settings": settings,
-            "secrets": {"munge_key": base64.b64encode(key).decode()},
-        },
-    }
-    file = folder / f"{tap}.json"
-    files.write(file, json.dumps(context).encode(), mode=0o600)
-    return file
-
-
-@contextmanager
-def vm(farm: Farm, name: str, image: str, layers: tuple[str, ...], tap: str, context: Path) -> Iterator[None]:
-    """A VM that is starting; what is left of it is removed."""
-    words = [word for layer in layers for word in ("--layer", layer)]
-    words += ["--name", name, "--tap", tap, "--context", str(context), "--no-wait"]
-    farm.kiosk("hypervisor", "vm", "start", image, *words)
-    try:
-        yield
-    finally:
-        farm.kiosk("hypervisor", "vm", "stop", name, "--now")
-
-
-def state(farm: Farm, name: str) -> VmState:
-    return farm.cloud().find(name)
-
-
-def reaches(farm: Farm, name: str, phase: str, seconds: float) -> VmState:
-    """Waits until a VM is in a phase, or will never be."""
-    wait_for(lambda: state(farm, name).phase in (phase, "stopped", "failed"), f"{name}: {phase}", seconds)
-    found = state(farm, name)
-    assert found.phase == phase, (found, console(farm, name)[-3000:])
-    return found
-
-
-def console(farm: Farm, name: str) -> str:
-    return farm.kiosk("hypervisor", "vm", "console", name, "--log")
-
-
 def submitted(cluster: SlurmCluster, script: str) -> int:
     """A job of the account that the site's layer declares, with the environment that a login on the node gives."""
-    options = (
-        "-p",
-        "virtual",
-        "-o",
-        "/dev/null",
-        "--mem=100",
-        "--export=NONE",
-        "--chdir=/tmp",
-        "--wrap",
-        script,
-    )
     user = ("setpriv", "--reuid", PILOT, "--regid", "990", "--clear-groups")
-    return int(cluster.said(*user, "sbatch", "--parsable", *options))
+    options = ("--partition=virtual", "--output=/dev/null", "--mem=100", "--export=NONE", "--chdir=/tmp")
+    return int(cluster.said(*user, "sbatch", "--parsable", *options, "--wrap", script))
 
 
 def test_a_worker_joins_runs_jobs_drains_at_its_age_and_leaves_with_no_job_lost(
-    farm: Farm, folder: Path, image: str, layers: tuple[str, ...], cluster: SlurmCluster, store: Store,
-    taps: tuple[str, ...],
-) -> None:  # fmt: skip
-    def inside(*command: str) -> str:
-        return farm.kiosk("hypervisor", "vm", "exec", "wn-1", "--", *command)
-
-    with vm(farm, "wn-1", image, layers, taps[0], told(folder, taps[0], cluster.key, cluster.address)):
-        reaches(farm, "wn-1", "ready", READY)
+    workers: Workers, cluster: SlurmCluster, store: Store, taps: tuple[str, ...]
+) -> None:
+    with workers.start("wn-1", taps[0], cluster.key, cluster.address):
+        workers.reaches("wn-1", "ready", READY)
         assert cluster.nodes() == ["wn-1 IDLE+DYNAMIC_NORM"]
-        requires = f"image={WORKER}@>={image.split('@')[1]},layer=demo/software,layer=other/tools,site=example,farm=ci"
-        checks = submitted(cluster, CHECK.format(requires=requires, store=store.url))
-        wait_for(lambda: cluster.job(checks) in ("COMPLETED", "FAILED"), "the first job", 60)
-        assert cluster.job(checks) == "COMPLETED", cluster.said("scontrol", "show", "job", str(checks))
-        assert store.received[str(checks)].splitlines() == [
-            "pilot on wn-1",
-            "Hello from the demo experiment's software 4.2.0 in /opt/experiment/demo",
-            "counted 3",
-            "machine: 1 processors",
-            f"job {checks}: 1 of them",
-            "stops 0 s apart",
-            f"cgroup job_{checks}",
-            "private",
-        ]
+        a_job_finds_what_it_requires(workers, cluster, store)
 
         long = submitted(cluster, LONG.format(store=store.url))
         wait_for(lambda: store.received.get(str(long)) == "began", "the second job", 60)
-        draining = reaches(farm, "wn-1", "draining", AGE + 60)
+        draining = workers.reaches("wn-1", "draining", AGE + 60)
         assert str(draining.reason).startswith(f"its age: {AGE} s after its start"), draining
-        wait_for(lambda: state(farm, "wn-1").jobs == 1, "the job in the report", 60)
+        wait_for(lambda: workers.state("wn-1").jobs == 1, "the job in the report", 60)
         late = submitted(cluster, "true")
-
-        before = inside("systemctl", "show", "-P", "MainPID", "kiosk-drain")
-        inside("systemctl", "kill", "-s", "KILL", "kiosk-drain")
-        wait_for(lambda: inside("systemctl", "show", "-P", "MainPID", "kiosk-drain") not in (before, "0\n"),
-                 "the drain goes on", 60)  # fmt: skip
+        the_drain_is_killed_and_goes_on(workers)
         assert cluster.job(long) == "RUNNING" and cluster.job(late) == "PENDING"
         assert "DRAIN" in cluster.nodes()[0], cluster.nodes()
         assert "kiosk: its age" in cluster.said("sinfo", "-h", "-R", "-o", "%E")
 
         store.open.set()
-        stopped = reaches(farm, "wn-1", "stopped", 120)
+        stopped = workers.reaches("wn-1", "stopped", 120)
         assert str(stopped.reason).startswith(f"its age: {AGE} s after its start"), stopped
-        assert store.received[str(long)] == "ended"
-        assert cluster.job(long) == "COMPLETED"
+        assert (store.received[str(long)], cluster.job(long)) == ("ended", "COMPLETED")
         assert cluster.nodes() == [] and "wn-1" not in cluster.said("sinfo", "-h", "-N")
         assert cluster.job(late) == "PENDING"
         cluster.said("scancel", str(late))
-        words = console(farm, "wn-1")
+        words = workers.console("wn-1")
         assert "kiosk: draining, 1 jobs left: its age" in words and "kiosk: stopping: its age" in words
 
 
+def a_job_finds_what_it_requires(workers: Workers, cluster: SlurmCluster, store: Store) -> None:
+    version = workers.image.split("@")[1]
+    requires = f"image={WORKER}@>={version},layer=demo/software,layer=other/tools,site=example,farm=ci"
+    job = submitted(cluster, CHECK.format(requires=requires, store=store.url))
+    wait_for(lambda: cluster.job(job) in ("COMPLETED", "FAILED"), "the first job", 60)
+    assert cluster.job(job) == "COMPLETED", cluster.said("scontrol", "show", "job", str(job))
+    assert store.received[str(job)].splitlines() == [
+        "pilot on wn-1",
+        "Hello from the demo experiment's software 4.2.0 in /opt/experiment/demo",
+        "counted 3",
+        "machine: 1 processors",
+        f"job {job}: 1 of them",
+        "stops 0 s apart",
+        f"cgroup job_{job}",
+        "private",
+    ]
+
+
+def the_drain_is_killed_and_goes_on(workers: Workers) -> None:
+    def pid() -> str:
+        return workers.inside("wn-1", "systemctl", "show", "-P", "MainPID", "kiosk-drain").strip()
+
+    before = pid()
+    workers.inside("wn-1", "systemctl", "kill", "-s", "KILL", "kiosk-drain")
+    wait_for(lambda: pid() not in (before, "0"), "the drain goes on", 60)
+
+
 def test_a_worker_with_another_clusters_key_or_without_its_controller_takes_no_job_and_stops(
-    farm: Farm,
-    folder: Path,
-    image: str,
-    layers: tuple[str, ...],
-    cluster: SlurmCluster,
-    taps: tuple[str, ...],
+    workers: Workers, cluster: SlurmCluster, taps: tuple[str, ...]
 ) -> None:
     """Both are started together: each only waits, most of the time."""
     nowhere = f"{HOST}:{free_port()}"
     waiting = submitted(cluster, "true")
-    with ExitStack() as stack:
-        wrong = told(folder, taps[1], bytes(range(200)), cluster.address)
-        stack.enter_context(vm(farm, "wrong-key", image, layers, taps[1], wrong))
-        lost = told(folder, taps[2], cluster.key, nowhere, timeout=40)
-        stack.enter_context(vm(farm, "unreached", image, layers, taps[2], lost))
+    with ExitStack() as vms:
+        vms.enter_context(workers.start("wrong-key", taps[1], bytes(range(200)), cluster.address))
+        vms.enter_context(workers.start("unreached", taps[2], cluster.key, nowhere, timeout=40))
         for name, why in (
             ("wrong-key", f"the controller {cluster.address} does not accept munge's credentials"),
             ("unreached", f"the controller {nowhere} can't be reached"),
         ):
-            found = reaches(farm, name, "failed", READY)
+            found = workers.reaches(name, "failed", READY)
             assert (found.stage, why in str(found.reason)) == ("join", True), found
-            assert "kiosk: failed in join: farm ci" in console(farm, name)
-            wait_for(lambda name=name: not alive(farm, name), f"{name} powers off", 60)
+            (said,) = [line for line in workers.console(name).splitlines() if "kiosk: failed in" in line]
+            assert why in said
+            wait_for(lambda uuid=found.uuid: uuid not in process.running(), f"{name} powers off", 60)
     assert cluster.nodes() == []
     assert cluster.job(waiting) == "PENDING"
     cluster.said("scancel", str(waiting))
-
-
-def alive(farm: Farm, name: str) -> bool:
-    """Whether the VM's process still runs."""
-    return state(farm, name).uuid in process.running()

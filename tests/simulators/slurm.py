@@ -87,6 +87,14 @@ class SlurmCluster:
         for path in (home / "munge", home / "munge/key", home / "sockets"):
             subprocess.run(["chown", "munge:munge", path], check=True)
         self.namespaces = Namespaces({"/run/munge": home / "sockets", "/run/slurm": home / "slurm"})
+        try:
+            self._begin(accounts, most)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, accounts: Sequence[str], most: int) -> None:
+        home = self.home
         (home / "passwd").write_text(Path("/etc/passwd").read_text() + "".join(f"{a}\n" for a in accounts))
         mount = self.namespaces.inside(["mount", "--bind", f"{home}/passwd", "/etc/passwd"])
         subprocess.run(mount, check=True)
