@@ -88,6 +88,10 @@ def running(seat: Seat, service: Service) -> bool:
 
 
 def said(seat: Seat, service: Service, lines: int = 12) -> str:
-    """The last lines that a daemon wrote, in one line."""
-    argv = ["journalctl", "-q", "-u", service.unit, "-n", str(lines), "-o", "cat", "--no-pager"]
-    return " | ".join(seat.machine.ask(argv).out.splitlines())[-1000:] or "it said nothing"
+    """The last lines that a daemon wrote, in one line; those of systemd about it where it wrote none."""
+    argv = ["journalctl", "-q", "-n", str(lines), "-o", "cat", "--no-pager"]
+    for words in ([f"_SYSTEMD_UNIT={service.unit}"], ["-u", service.unit]):
+        found = " | ".join(seat.machine.ask([*argv, *words]).out.splitlines())[-1000:]
+        if found:
+            return found
+    return "it said nothing"

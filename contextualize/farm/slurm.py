@@ -31,6 +31,9 @@ NO_PLACE = re.compile(r"past MaxNodeCount|lookup failure for node|Invalid node n
 TAKEN = re.compile(r"Duplicated NodeName")
 UNREACHED = re.compile(r"connect failure|Unable to (?:contact|resolve|establish)|timed out|no answer after")
 UNKNOWN = re.compile(r"not found|Invalid node name")
+PROCTRACK = re.compile(r"^\s*ProctrackType\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+IN_CGROUPS = re.compile(r"^\s*(?:TaskPlugin|JobAcctGatherType)\s*=.*/cgroup", re.IGNORECASE | re.MULTILINE)
+INCLUDES = re.compile(r"^\s*Include\s", re.IGNORECASE | re.MULTILINE)
 TAKES_JOBS = ("IDLE", "MIXED", "ALLOCATED")
 KEEPS_OUT = {"DOWN", "DRAIN", "DRAINING", "DRAINED", "FAIL", "INVAL", "INVALID_REG", "NOT_RESPONDING", "MAINT",
              "PLANNED_DOWN", "POWERED_DOWN", "POWERING_DOWN"}  # fmt: skip
@@ -198,7 +201,20 @@ class Slurm(Driver):
         if partition and partition not in found.partitions:
             return Look("refused", f"the node is in the partitions {', '.join(found.partitions) or 'none'}, not in "
                         f"{partition} (which needs Nodes=ALL or a NodeSet of its features)", listed=True)  # fmt: skip
+        if self._loses_jobs(seat):
+            return Look("refused", "slurm.conf has jobs in cgroups, and the controller has no cgroup.conf beside it: "
+                        "this Slurm would end every job unstarted, as done", listed=True)  # fmt: skip
         return Look("open", f"{found}", listed=True)
+
+    def _loses_jobs(self, seat: Seat) -> bool:
+        """Whether slurmstepd finds no cgroups, since the configuration that it has from the controller lacks
+        cgroup.conf. Seen with Slurm 22.05, which reports such a job as completed."""
+        if seat.settings["config"] != "configless" or seat.machine.exists(CACHE.replace("slurm.", "cgroup.")):
+            return False
+        if not wants_cgroups(seat.machine.read(CACHE).decode(errors="replace")):
+            return False
+        slurmd = program(seat, f"{seat.settings['prefix']}/sbin", "slurmd")
+        return " 22.05" in seat.machine.ask([slurmd, "-V"]).out
 
     def close(self, seat: Seat, reason: str) -> None:
         """Drains the node. Slurm closes it in one step: no job is sent after the state is seen."""
@@ -282,6 +298,14 @@ class Slurm(Driver):
         if not environment and not self._configured(seat):
             return Answer(1, "", "there is no slurm.conf yet")
         return seat.machine.ask(argv, 20, environment or self.environment(seat))
+
+
+def wants_cgroups(conf: str) -> bool:
+    """Whether a slurm.conf has jobs in cgroups, which is Slurm's default; one that includes others may say anything."""
+    if INCLUDES.search(conf):
+        return False
+    track = PROCTRACK.search(conf)
+    return track is None or "cgroup" in track.group(1) or bool(IN_CGROUPS.search(conf))
 
 
 DRIVER = Slurm()

@@ -24,7 +24,7 @@ from kiosk.cloud.hostcache import HostCache
 from kiosk.cloud.qemu import agent, argv
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.config import Settings
-from kiosk.errors import BusyError
+from kiosk.errors import BusyError, NotFoundError
 from kiosk.model.flavour import FLAVOURS
 from kiosk.model.names import ImageRef, LayerRef
 from kiosk.run import run
@@ -155,6 +155,19 @@ def make(farm: Farm) -> None:
     for layer, recipe in LAYERS.items():
         farm.kiosk("kiosk-host", "layer", "build", recipe)
         farm.kiosk("kiosk-host", "layer", "publish", layer)
+
+
+def also(farm: Farm, image: str) -> ImageRef:
+    """Another image in the hypervisor's cache: built, published and synced once for a state of the code."""
+    try:
+        found = farm.cache.resolve(ImageRef(image))
+    except NotFoundError:
+        farm.kiosk("kiosk-host", "build", image, timeout=2400)
+        farm.kiosk("kiosk-host", "publish", image)
+        farm.kiosk("hypervisor", "sync", image)
+        found = farm.cache.resolve(ImageRef(image))
+    assert isinstance(found, ImageRef)
+    return found
 
 
 def started(

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.errors import NotFoundError
 from kiosk.model.names import ImageRef
-from tests.boot.farm import LAYERS, Farm, attested
+from tests.boot.farm import LAYERS, Farm, also, attested
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 THIRTEEN = "debian-13-minimal"
@@ -24,15 +23,7 @@ echo "made with $(cat /etc/debian_version)" >/etc/own/about
 @pytest.fixture(scope="module")
 def thirteen(farm: Farm) -> ImageRef:
     """Debian 13 in the hypervisor's cache: built, published and synced once for a state of the code."""
-    try:
-        found = farm.cache.resolve(ImageRef(THIRTEEN))
-    except NotFoundError:
-        farm.kiosk("kiosk-host", "build", THIRTEEN)
-        farm.kiosk("kiosk-host", "publish", THIRTEEN)
-        farm.kiosk("hypervisor", "sync")
-        found = farm.cache.resolve(ImageRef(THIRTEEN))
-    assert isinstance(found, ImageRef)
-    return found
+    return also(farm, THIRTEEN)
 
 
 def test_debian_13_becomes_ready_with_both_layers_and_nothing_failed(farm: Farm, thirteen: ImageRef) -> None:

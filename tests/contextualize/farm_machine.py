@@ -42,6 +42,6 @@ class FarmMachine(Machine):
             state = self.units.active(argv[2]) if argv[1] == "is-active" else ""
             return Answer(0 if state == "active" else 3, state, "")
         if argv[0] == "journalctl":
-            lines = self.units.said(argv[argv.index("-u") + 1]).splitlines()
+            lines = self.units.said(argv[-1].rpartition("=")[2]).splitlines()
             return Answer(0, "\n".join(lines[-int(argv[argv.index("-n") + 1]) :]), "")
         return super().ask(self.inside(argv), timeout, environment)

@@ -13,9 +13,9 @@ import pytest
 
 from contextualize.context import Farm
 from contextualize.errors import Refused
-from contextualize.farm import member
+from contextualize.farm import member, slurm
 from contextualize.farm.driver import Node
-from contextualize.farm.slurm import Listed
+from contextualize.farm.slurm import Listed, wants_cgroups
 from tests.contextualize.farm_machine import FarmMachine
 from tests.simulators.namespaces import Namespaces
 from tests.simulators.slurm import SlurmCluster, free_port, wait_for
@@ -259,6 +259,39 @@ def test_a_slurmd_that_dies_comes_back_and_its_job_goes_on(
 )
 def test_what_scontrol_says_of_a_node_is_read(line: str, states: set[str], reason: str) -> None:
     assert (Listed.read(line).states, Listed.read(line).reason) == (states, reason)
+
+
+@pytest.mark.parametrize(
+    ("conf", "wants"),
+    [
+        ("ClusterName=ci\n", True),
+        ("ProctrackType=proctrack/cgroup\n", True),
+        ("ProctrackType=proctrack/linuxproc\nTaskPlugin=task/affinity,task/cgroup\n", True),
+        ("proctracktype = proctrack/linuxproc\nTaskPlugin=task/none\n#TaskPlugin=task/cgroup\n", False),
+        ("ClusterName=ci\nInclude more.conf\n", False),
+    ],
+)
+def test_whether_a_configuration_has_jobs_in_cgroups_is_read(conf: str, wants: bool) -> None:
+    assert wants_cgroups(conf) is wants
+
+
+@pytest.mark.slow
+def test_a_controller_without_cgroup_conf_that_would_lose_each_job_is_refused(
+    home: Path, machine: FarmMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm 22.05's node daemon starts without that file all the same, and its steps can't. Here it runs with a
+    configuration that needs none, so that no cgroup of this host is touched; what it has is read as the other one."""
+    monkeypatch.setattr(member, "GRACE", 0.0)
+    monkeypatch.setattr(slurm, "wants_cgroups", lambda conf: True)
+    cluster = SlurmCluster(home / "bare", machine.root / "spool", cgroups=False)
+    try:
+        settings = {"controllers": cluster.address, "spool": "/var/spool/slurmd", "memory": "500"}
+        with pytest.raises(Refused, match=r"the controller has no cgroup.conf"):
+            member.join(machine, Farm("slurm", "ci", settings, {"munge_key": cluster.key}, 30), NODE)
+        assert cluster.nodes() == []
+        assert nothing_left(machine)
+    finally:
+        cluster.close()
 
 
 @pytest.fixture

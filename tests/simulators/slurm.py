@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.simulators.namespaces import Namespaces, signal_child
@@ -55,10 +56,21 @@ def free_port() -> int:
 
 
 class SlurmCluster:
-    """The controller. `spool` is the nodes' SlurmdSpoolDir."""
+    """The controller. `spool` is the nodes' SlurmdSpoolDir, `other` what slurm.conf says otherwise than above, and
+    `accounts` lines of /etc/passwd that only the controller's host has. Without `cgroups` there is no cgroup.conf."""
 
-    def __init__(self, home: Path, spool: Path, most: int = 64, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        home: Path,
+        spool: Path,
+        most: int = 64,
+        address: str = "127.0.0.1",
+        other: Mapping[str, str] | None = None,
+        accounts: Sequence[str] = (),
+        cgroups: bool = True,
+    ) -> None:
         self.home, self.key, self.port = home, secrets.token_bytes(1024), free_port()
+        self._other, self._cgroups = other or {}, cgroups
         self._conf = {
             "address": address,
             "controller": self.port,
@@ -75,6 +87,17 @@ class SlurmCluster:
         for path in (home / "munge", home / "munge/key", home / "sockets"):
             subprocess.run(["chown", "munge:munge", path], check=True)
         self.namespaces = Namespaces({"/run/munge": home / "sockets", "/run/slurm": home / "slurm"})
+        try:
+            self._begin(accounts, most)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, accounts: Sequence[str], most: int) -> None:
+        home = self.home
+        (home / "passwd").write_text(Path("/etc/passwd").read_text() + "".join(f"{a}\n" for a in accounts))
+        mount = self.namespaces.inside(["mount", "--bind", f"{home}/passwd", "/etc/passwd"])
+        subprocess.run(mount, check=True)
         files = [f"--{file}-file={home}/munge/{file}" for file in ("key", "pid", "seed", "log")]
         self._start("munged", ["runuser", "-u", "munge", "--", "munged", "--foreground", *files])
         wait_for(lambda: (home / "sockets/munge.socket.2").exists(), "munged")
@@ -87,7 +110,12 @@ class SlurmCluster:
 
     def configure(self, most: int) -> None:
         """Writes slurm.conf and starts the controller."""
-        (self.home / "slurm.conf").write_text(CONF.format(**self._conf, most=most))
+        conf = CONF.format(**self._conf, most=most)
+        for key, value in self._other.items():
+            conf = re.sub(rf"^{key}=.*\n", "", conf, flags=re.MULTILINE) + f"{key}={value}\n"
+        (self.home / "slurm.conf").write_text(conf)
+        if self._cgroups:
+            (self.home / "cgroup.conf").write_text("ConstrainCores=yes\nConstrainRAMSpace=yes\n")
         self.controller = self._start("slurmctld", ["slurmctld", "-D", "-f", f"{self.home}/slurm.conf"])
         wait_for(lambda: self.ask("scontrol", "ping").returncode == 0, "slurmctld")
 
