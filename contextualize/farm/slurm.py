@@ -168,7 +168,7 @@ class Slurm(Driver):
 
     def _fault(self, seat: Seat, text: str) -> Look:
         """What keeps the node from being listed."""
-        controllers, last = seat.settings["controllers"], " ".join(text.split())[-200:]
+        controllers, last = seat.settings["controllers"], tail(text)
         if WRONG_KEY.search(text):
             return Look("refused", f"the controller {controllers} does not accept munge's credentials (another "
                         f"cluster's munge_key, or clocks that differ): {last}")  # fmt: skip
@@ -298,6 +298,12 @@ class Slurm(Driver):
         if not environment and not self._configured(seat):
             return Answer(1, "", "there is no slurm.conf yet")
         return seat.machine.ask(argv, 20, environment or self.environment(seat))
+
+
+def tail(text: str, most: int = 200) -> str:
+    """The end of what was said, in one line and whole words."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else "... " + line[-most:].partition(" ")[2]
 
 
 def wants_cgroups(conf: str) -> bool:

@@ -134,8 +134,14 @@ class Workers:
 
 
 @pytest.fixture(scope="module")
-def layers(farm: Farm, folder: Path) -> tuple[str, ...]:
-    """The layers of the site and of both experiments; the second has a key of its own."""
+def image(farm: Farm) -> str:
+    """The worker image, NAME@VERSION."""
+    return str(also(farm, WORKER))
+
+
+@pytest.fixture(scope="module")
+def layers(farm: Farm, folder: Path, image: str) -> tuple[str, ...]:
+    """The layers of the site and of both experiments; the second, made for the image, has a key of its own."""
     try:
         farm.cache.resolve(LayerRef.parse(OTHER))
     except NotFoundError:
@@ -143,9 +149,10 @@ def layers(farm: Farm, folder: Path) -> tuple[str, ...]:
         (recipe / "files/bin").mkdir(parents=True)
         (recipe / "layer.toml").write_text(TOML)
         files.write(recipe / "files/bin/count", b"#!/bin/sh\necho counted 3\n", mode=0o755)
-        farm.kiosk("kiosk-host", "key", "create", role)
-        key = str(farm.home / f"kiosk-host/keys/{role}.pub")
-        farm.kiosk("kiosk-host", "delegate", "experiment/other", "--key", key)
+        key = farm.home / f"kiosk-host/keys/{role}.pub"
+        if not key.exists():  # left by a test run that ended before it had published
+            farm.kiosk("kiosk-host", "key", "create", role)
+        farm.kiosk("kiosk-host", "delegate", "experiment/other", "--key", str(key))
         farm.kiosk("kiosk-host", "layer", "build", str(recipe))
         farm.kiosk("kiosk-host", "layer", "publish", OTHER)
         farm.kiosk("hypervisor", "sync", OTHER)
@@ -153,8 +160,8 @@ def layers(farm: Farm, folder: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def workers(farm: Farm, folder: Path, layers: tuple[str, ...]) -> Workers:
-    return Workers(farm, folder, str(also(farm, WORKER)), layers)
+def workers(farm: Farm, folder: Path, image: str, layers: tuple[str, ...]) -> Workers:
+    return Workers(farm, folder, image, layers)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from contextualize.context import Farm
 from contextualize.errors import Refused
 from contextualize.farm import member, slurm
 from contextualize.farm.driver import Node
-from contextualize.farm.slurm import Listed, wants_cgroups
+from contextualize.farm.slurm import Listed, tail, wants_cgroups
 from tests.contextualize.farm_machine import FarmMachine
 from tests.simulators.namespaces import Namespaces
 from tests.simulators.slurm import SlurmCluster, free_port, wait_for
@@ -273,6 +273,11 @@ def test_what_scontrol_says_of_a_node_is_read(line: str, states: set[str], reaso
 )
 def test_whether_a_configuration_has_jobs_in_cgroups_is_read(conf: str, wants: bool) -> None:
     assert wants_cgroups(conf) is wants
+
+
+def test_of_a_long_complaint_the_end_is_told_in_whole_words() -> None:
+    assert tail("no\n  such  file") == "no such file"
+    assert tail("one two three four", 12) == "... three four"
 
 
 @pytest.mark.slow
