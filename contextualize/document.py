@@ -24,6 +24,13 @@ SWITCHES = ("hooks", "user-data", "root-login")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
 
 
+def parts(version: str) -> Tuple[int, ...]:
+    """A version as numbers, which compare as versions do: 1.2 is below 1.10. Refused when it is none."""
+    if not re.fullmatch(VERSION, version):
+        raise Refused(f"{version!r:.60} is not a version: write a dotted number such as 20260301.1")
+    return tuple(int(part) for part in version.split("."))
+
+
 class Fields:
     """The fields of one JSON object. Each must be taken once; `end` refuses what nobody took."""
 

@@ -17,6 +17,7 @@ from contextualize.errors import Refused
 from contextualize.life import health, plan, requests, watch
 from contextualize.life.asked import asked
 from contextualize.life.plan import Plan
+from contextualize.trust import Signed
 from tests.contextualize.guest import NODE
 from tests.contextualize.machines import Clocked
 
@@ -131,23 +132,30 @@ def floor(name: str, below: str, **more: object) -> bytes:
     return json.dumps({**said, **more}).encode()
 
 
-def revoked(floors: dict[str, bytes | Refused]) -> str | None:
-    def fetch(path: str, _role: str) -> bytes | None:
-        found = floors.get(path)
+class Floors:
+    """A repository of floors, by path, and of faults."""
+
+    def __init__(self, floors: dict[str, bytes | Refused]) -> None:
+        self._floors = floors
+
+    def optional(self, path: str, role: str) -> Signed | None:
+        found = self._floors.get(path)
         if isinstance(found, Refused):
             raise found
-        return found
+        return None if found is None else Signed(path, found, role, ())
 
-    return watch.below_floor(watch.items(planned()), fetch)
+
+def revoked(floors: dict[str, bytes | Refused]) -> str | None:
+    return watch.below(Floors(floors), planned())
 
 
 def test_what_runs_below_its_signed_floor_is_revoked() -> None:
     assert revoked({}) is None
     assert revoked({"images/worker/floor.json": floor("worker", "20260301.1")}) is None
     found = revoked({"images/worker/floor.json": floor("worker", "20260301.2")})
-    assert found == "worker@20260301.1 is revoked, as all below 20260301.2: CVE-1"
+    assert found == "worker@20260301.1 was revoked: nothing below 20260301.2 may run (CVE-1)"
     layer = {"layers/experiment/demo/software/floor.json": floor("experiment/demo/software", "2.10")}
-    assert str(revoked({**layer})).startswith("experiment/demo/software@2.1 is revoked")
+    assert str(revoked({**layer})).startswith("experiment/demo/software@2.1 was revoked")
 
 
 def test_a_floor_that_does_not_hold_revokes_nothing_and_hides_no_other() -> None:
