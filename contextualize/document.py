@@ -20,6 +20,10 @@ NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 DIGEST = r"sha256:[0-9a-f]{64}"
 GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
+FARM_KIND = r"[a-z]{1,20}"
+SETTING = r"[a-z][a-z0-9_]{0,40}"
+SETTING_VALUE = r"[^\x00-\x1f\x7f]{0,2000}"
+"""A farm's driver, and its settings, wherever they stand."""
 SWITCHES = ("hooks", "user-data", "root-login")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
 

@@ -10,10 +10,25 @@ to all layers. Without a site layer nothing is allowed.
 
 from __future__ import annotations
 
-from typing import FrozenSet, Sequence
+from typing import TYPE_CHECKING, FrozenSet, Sequence, Tuple
 
+from contextualize.context import Context, Hooks
 from contextualize.errors import Refused
-from contextualize.stages.verify import Layer
+
+if TYPE_CHECKING:
+    from contextualize.stages.verify import Layer
+
+HOOKS, USER_DATA, ROOT_LOGIN = "hooks", "user-data", "root-login"
+
+
+def needed(context: Context) -> Tuple[str, ...]:
+    """What a site layer must allow for this context."""
+    asked = {
+        HOOKS: context.hooks != Hooks(),
+        USER_DATA: context.user_data is not None,
+        ROOT_LOGIN: bool(context.root_keys),
+    }
+    return tuple(switch for switch, used in asked.items() if used)
 
 
 def allowed(layers: Sequence[Layer]) -> FrozenSet[str]:
@@ -22,7 +37,7 @@ def allowed(layers: Sequence[Layer]) -> FrozenSet[str]:
     return frozenset(switch for layer in sites for switch in layer.manifest.declares.allows)
 
 
-def require(layers: Sequence[Layer], switch: str, asked_by: str) -> None:
+def require(allowed: FrozenSet[str], switch: str, asked_by: str) -> None:
     """Refused unless a site layer allows what a part of the context asks for."""
-    if switch not in allowed(layers):
+    if switch not in allowed:
         raise Refused(f"the context has {asked_by}, and no site layer of this machine allows {switch}")

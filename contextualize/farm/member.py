@@ -12,8 +12,8 @@ import json
 from dataclasses import asdict
 from typing import Dict, List, Mapping, Optional
 
-from contextualize.context import SETTING, Farm
-from contextualize.document import NAME, VERSION, read
+from contextualize.context import Farm
+from contextualize.document import NAME, SETTING, SETTING_VALUE, VERSION, read
 from contextualize.errors import Refused
 from contextualize.farm import services
 from contextualize.farm.driver import Driver, Look, Node, Seat, told
@@ -165,7 +165,7 @@ def load(machine: Machine) -> Optional[Member]:
     f.schema(SCHEMA)
     kind, name = f.text("kind", "|".join(DRIVERS)), f.text("farm", NAME)
     node = f.fields("node")
-    settings: Dict[str, str] = f.pairs("settings", SETTING, r"[^\x00-\x1f\x7f]{0,2000}", 50)
+    settings: Dict[str, str] = f.pairs("settings", SETTING, SETTING_VALUE, 50)
     driver = _driver(kind)
     known = Node(node.text("name", r".{1,253}"), node.text("image", NAME), node.text("version", VERSION))
     return Member(

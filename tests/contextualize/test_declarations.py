@@ -218,7 +218,7 @@ def test_only_a_sites_word_switches_something_on() -> None:
     both = [verified(SITE, allows=("hooks",)), verified(DEMO, allows=("root-login",))]
     assert switches.allowed(both) == {"hooks"}
     with pytest.raises(Refused, match="no site layer of this machine allows root-login"):
-        switches.require(both, "root-login", "root_keys")
+        switches.require(switches.allowed(both), "root-login", "root_keys")
 
 
 FARM = Farm("slurm", "grid", {"partition": "long"}, {"key": b"secret"})

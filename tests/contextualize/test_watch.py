@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from contextualize.life import health, plan, requests, watch
 from contextualize.life.asked import asked
 from contextualize.life.plan import Plan
 from contextualize.trust import Signed
+from kiosk.cloud.metadata import Service, handler
 from tests.contextualize.guest import NODE
 from tests.contextualize.machines import Clocked
 
@@ -56,9 +57,14 @@ def test_a_file_on_the_context_disk_asks_for_a_drain(machine: Clocked) -> None:
 
 def test_opennebulas_variable_asks_too(machine: Clocked) -> None:
     (machine.context / "context.sh").write_text("ETH0_IP='192.0.2.1'\n")
-    assert asked(machine, "opennebula:/dev/sr0") is None
+    assert asked(machine, "opennebula:/dev/disk/by-label/CONTEXT") is None
     (machine.context / "context.sh").write_text("ETH0_IP='192.0.2.1'\nKIOSK_DRAIN=\"move\"\n")
-    assert asked(machine, "opennebula:/dev/sr0") == "the context asks for it: move"
+    assert asked(machine, "opennebula:/dev/disk/by-label/CONTEXT") == "the context asks for it: move"
+    (machine.context / "context.sh").write_text("KIOSK_DRAIN=''\n")
+    assert asked(machine, "opennebula:/dev/disk/by-label/CONTEXT") is None
+    (machine.context / "context.sh").write_text("KIOSK_DRAIN=$(hostname)\n")
+    with pytest.raises(Refused, match="not NAME='value'"):
+        asked(machine, "opennebula:/dev/disk/by-label/CONTEXT")
 
 
 def test_a_source_that_is_gone_changes_nothing_and_says_so(
@@ -70,35 +76,14 @@ def test_a_source_that_is_gone_changes_nothing_and_says_so(
     assert "the context's source: nothing changes: " in capsys.readouterr().out
 
 
-class Metadata(BaseHTTPRequestHandler):
-    """EC2's metadata service, second version. `answers` are by path."""
-
-    answers: dict[str, bytes]
-
-    def do_PUT(self) -> None:
-        self._answer(b"token-1" if self.path == "/latest/api/token" else None)
-
-    def do_GET(self) -> None:
-        known = self.headers["X-aws-ec2-metadata-token"] == "token-1"
-        self._answer(self.answers.get(self.path) if known else None)
-
-    def _answer(self, data: bytes | None) -> None:
-        self.send_response(404 if data is None else 200)
-        self.send_header("Content-Length", str(len(data or b"")))
-        self.end_headers()
-        self.wfile.write(data or b"")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def imds() -> Iterator[tuple[str, dict[str, bytes]]]:
-    answers: dict[str, bytes] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Metadata,), {"answers": answers}))
+    """A metadata service: what it has, by path below /latest/, can be changed."""
+    service = Service({})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(service))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield f"ec2:http://127.0.0.1:{server.server_port}", answers
+    yield f"ec2:http://127.0.0.1:{server.server_port}", service.content
     server.shutdown()
     thread.join()
     server.server_close()
@@ -110,15 +95,15 @@ def test_ec2s_tag_and_its_notice_of_the_end_are_seen_within_seconds(
     source, answers = imds
     plan.write(machine, planned(source))
     notice = json.dumps({"action": "terminate", "time": "2026-03-01T10:00:00Z"}).encode()
-    machine.later = [(1100, lambda: answers.update({"/latest/meta-data/spot/instance-action": notice}))]
+    machine.later = [(1100, lambda: answers.update({"meta-data/spot/instance-action": notice}))]
     assert watch.run(machine) == 0
     assert machine.uptime() < 1130
     assert requests.reasons(machine) == [
         "the cloud takes the machine back: terminate at 2026-03-01T10:00:00Z"
     ]
-    answers["/latest/meta-data/tags/instance/kiosk-drain"] = b"by the operator"
+    answers["meta-data/tags/instance/kiosk-drain"] = b"by the operator"
     assert asked(machine, source) == "the context asks for it: by the operator"
-    answers["/latest/meta-data/tags/instance/kiosk-drain"] = b"x" * 100_000
+    answers["meta-data/tags/instance/kiosk-drain"] = b"x" * 100_000
     with pytest.raises(Refused, match="more than"):
         asked(machine, source)
     with pytest.raises(Refused, match="does not answer"):
