@@ -49,6 +49,12 @@ class Member:
         """What the farm says of this node now."""
         return self._driver.look(self._seat)
 
+    def check(self) -> None:
+        """Refused when one of the farm's daemons does not run here. The farm itself is not asked."""
+        dead = [s for s in self._driver.services(self._seat) if not services.running(self._seat, s)]
+        if dead:
+            raise Refused(f"farm {self.farm}: {' and '.join(s.what for s in dead)} does not run")
+
     def close(self, reason: str) -> None:
         """Has the farm send no more jobs; returns when the farm has confirmed it, Refused when it doesn't.
         Running jobs go on. Nothing here opens a node again."""

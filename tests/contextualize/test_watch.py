@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from contextualize.context import Farm
 from contextualize.document import LayerName
 from contextualize.errors import Refused
+from contextualize.farm import member
+from contextualize.farm.driver import Node, Seat
+from contextualize.farm.settings import checked
+from contextualize.farm.slurm import Slurm
 from contextualize.life import health, plan, requests, watch
 from contextualize.life.asked import asked
 from contextualize.life.plan import Plan
@@ -103,7 +108,7 @@ def test_ec2s_tag_and_its_notice_of_the_end_are_seen_within_seconds(
     ]
     answers["meta-data/tags/instance/kiosk-drain"] = b"by the operator"
     assert asked(machine, source) == "the context asks for it: by the operator"
-    answers["meta-data/tags/instance/kiosk-drain"] = b"x" * 100_000
+    answers["meta-data/tags/instance/kiosk-drain"] = b"x" * 66_000
     with pytest.raises(Refused, match="more than"):
         asked(machine, source)
     with pytest.raises(Refused, match="does not answer"):
@@ -230,12 +235,31 @@ def test_a_check_that_never_ends_or_talks_without_end_is_ended(
     ],
 )
 def test_the_machines_own_checks(well: Clocked, what: str, harm: object) -> None:
-    well.replace("/run/systemd/system/kiosk-farm-slurmd.service", b"")
+    known = {"controllers": "head.example.org", "memory": "1000"}
+    seat = Seat(
+        well,
+        "grid",
+        Node("node-7", "worker", "20260301.1"),
+        checked(Farm("slurm", "grid", known, {}), Slurm.settings),
+    )
+    member.Member(Slurm(), seat).remember()
     health.run(well)
     assert health._counts(well) == {}
     harm(well)  # type: ignore[operator]
     health.run(well)
     assert health._counts(well) == {what: 1}
+
+
+def test_a_corrupted_block_of_a_layer_is_enough(well: Clocked) -> None:
+    well.replace("/sys/block/dm-1/dm/name", b"kiosk-layer-0\n")
+    health.run(well)
+    assert well.asked == []
+    well.blocks["kiosk-layer-0"] = "C"
+    for _ in range(2):
+        health.run(well)
+    assert requests.reasons(well) == [
+        "health check layers failed: what was read of the layer on the disk layer-0 is not what was signed"
+    ]
 
 
 def test_only_programs_of_layers_that_run_here_are_started(well: Clocked) -> None:
