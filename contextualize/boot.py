@@ -2,11 +2,13 @@
 
 Ends with status 0 only when every stage has succeeded and the hypervisor was told so. With any other
 status systemd never reaches kiosk-ready.target and powers the machine off (kiosk-contextualize.service).
+A boot that systemd ends, as it takes too long or the machine is shut down, leaves its farm and says so too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from typing import Dict, Iterator
 
@@ -48,20 +50,48 @@ class Progress:
         print(f"{stage} took {took:.2f} s", flush=True)
 
 
+class Ended(BaseException):
+    """Somebody ends the boot, whatever it is doing."""
+
+    reason = "it was told to end: it took too long, or the machine is shut down"
+
+
+class Termination:
+    """SIGTERM raises Ended, once, and only as long as it is heeded: what is then undone is not cut off."""
+
+    def __init__(self) -> None:
+        self.heeded = True
+
+    def __enter__(self) -> Termination:
+        self._before = signal.signal(signal.SIGTERM, self._came)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _came(self, *_: object) -> None:
+        if self.heeded:
+            self.heeded = False
+            raise Ended
+
+
 def boot(machine: Machine, reporter: Reporter) -> int:
     """Goes through the stages; 0 when the machine is ready, 1 when it must not live."""
     stage = Progress(reporter)
-    try:
-        _stages(machine, reporter, stage)
-    except Refused as e:
-        print(f"failed in {stage.stage}: {e.reason}", flush=True)
-        _undo(machine, stage.stage)
-        reporter.failed(stage.stage, e.reason)
-        return 1
-    except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
-        _undo(machine, stage.stage)
-        reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
-        raise
+    with Termination() as termination:
+        try:
+            _stages(machine, reporter, stage)
+        except (Refused, Ended) as e:
+            termination.heeded = False
+            print(f"failed in {stage.stage}: {e.reason}", flush=True)
+            _undo(machine, stage.stage)
+            reporter.failed(stage.stage, e.reason)
+            return 1
+        except BaseException as e:  # a fault of this program: told to the hypervisor, then as it was
+            termination.heeded = False
+            _undo(machine, stage.stage)
+            reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
+            raise
     return 0
 
 

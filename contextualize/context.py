@@ -25,6 +25,8 @@ URL = r"https?://[A-Za-z0-9.\-_:\[\]]{1,260}(?:/[A-Za-z0-9._~/%-]{0,500})?"
 ADDRESS = r"[0-9A-Fa-f.:]{2,45}"
 KEY = r"(?:ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]{1,60} [A-Za-z0-9+/=]{16,4000}(?: [A-Za-z0-9 @._:+-]{0,200})?"
 DAY = 86400
+LONGEST_JOIN = 1800
+"""The most seconds for joining a farm: the whole boot has 40 minutes (kiosk-contextualize.service)."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _farm(f: Fields) -> Farm:
         f.text("name", NAME),
         f.pairs("settings", SETTING, SETTING_VALUE, 50),
         _secrets(f),
-        f.integer("timeout", 10, 3600) if f.has("timeout") else 600,
+        f.integer("timeout", 10, LONGEST_JOIN) if f.has("timeout") else 600,
     )
     f.end()
     return found

@@ -110,7 +110,9 @@ def _farm() -> dict[str, Any]:
             "name": _text(NAME),
             "settings": _pairs(_text(r"[^\x00-\x1f\x7f]{0,2000}"), 50),
             "secrets": _pairs(_base64(64 * 1024), 20),
-            "timeout": _whole(10, 3600, "Seconds within which the farm must list the machine (600)."),
+            "timeout": _whole(
+                10, c.LONGEST_JOIN, "Seconds within which the farm must list the machine (600)."
+            ),
         },
         required=["kind", "name"],
     )
