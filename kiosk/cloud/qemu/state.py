@@ -68,7 +68,7 @@ def contradiction(record: Record, report: Report, root_hash: str | None) -> str 
     if root_hash is not None and image.get("root_hash") != root_hash:
         return f"the guest runs on another root than {record.image}'s"
     found = layers if isinstance(layers, list) else []
-    names = tuple(f"{x.get('name')}@{x.get('version')}" for x in found if isinstance(x, dict))
-    if names != record.layers:
+    names = [f"{x.get('name')}@{x.get('version')}" for x in found if isinstance(x, dict)]
+    if sorted(names) != sorted(record.layers):  # in which order they apply is the guest's own rule
         return f"the guest's attestation has the layers {', '.join(names) or '(none)'}, not those asked for"
     return None
