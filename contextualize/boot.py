@@ -120,7 +120,8 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     if found.context.scratch:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
-    allowed, switched_on = switches.allowed(verified.layers), []
+    declared = [layer.declared for layer in verified.layers]
+    allowed, switched_on = switches.allowed(declared), []
     if found.context.root_keys:
         with stage("access"):
             switched_on += access.run(machine, found.context, allowed)
@@ -134,7 +135,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         from contextualize.stages import join  # most of a boot's imports; not every machine has a farm
 
         with stage("join"):
-            join.run(machine, found.context, farms.merged(found.context.farm, verified.layers))
+            join.run(machine, found.context, farms.merged(found.context.farm, declared))
     if found.context.hooks.epilog is not None:
         with stage("hooks"):
             hooks.epilog(machine, found)

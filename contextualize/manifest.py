@@ -99,6 +99,10 @@ class Declares:
     farms: Dict[str, FarmSettings] = field(default_factory=dict)
 
 
+Declared = Tuple[LayerName, Declares]
+"""A layer, and what it declares."""
+
+
 @dataclass(frozen=True)
 class Verity:
     """The layer's dm-verity tree: SHA-256 over blocks of 4096 bytes, without a superblock. The tree stands in the

@@ -10,13 +10,11 @@ to all layers. Without a site layer nothing is allowed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, FrozenSet, Sequence, Tuple
+from typing import FrozenSet, Sequence, Tuple
 
 from contextualize.context import Context, Hooks
 from contextualize.errors import Refused
-
-if TYPE_CHECKING:
-    from contextualize.stages.verify import Layer
+from contextualize.manifest import Declared
 
 HOOKS, USER_DATA, ROOT_LOGIN = "hooks", "user-data", "root-login"
 
@@ -31,10 +29,10 @@ def needed(context: Context) -> Tuple[str, ...]:
     return tuple(switch for switch, used in asked.items() if used)
 
 
-def allowed(layers: Sequence[Layer]) -> FrozenSet[str]:
+def allowed(layers: Sequence[Declared]) -> FrozenSet[str]:
     """All that the site layers among these verified ones allow."""
-    sites = [layer for layer in layers if layer.use.name.kind == "site"]
-    return frozenset(switch for layer in sites for switch in layer.manifest.declares.allows)
+    sites = [declares for layer, declares in layers if layer.kind == "site"]
+    return frozenset(switch for declares in sites for switch in declares.allows)
 
 
 def require(allowed: FrozenSet[str], switch: str, asked_by: str) -> None:
