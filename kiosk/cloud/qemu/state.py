@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kiosk import clock
 from kiosk.cloud.api import Phase, VmState
 from kiosk.cloud.qemu.record import End, Record
 from kiosk.cloud.report import Report
@@ -72,3 +73,9 @@ def contradiction(record: Record, report: Report, root_hash: str | None) -> str 
     if sorted(names) != sorted(record.layers):  # in which order they apply is the guest's own rule
         return f"the guest's attestation has the layers {', '.join(names) or '(none)'}, not those asked for"
     return None
+
+
+def lost(uuid: str) -> VmState:
+    """The state of a VM that runs without its folder."""
+    reason = "it runs, but its folder was removed (stop it to end it)"
+    return VmState(uuid[:8], uuid, "?", "?", (), "?", "failed", clock.now(), reason=reason)
