@@ -16,7 +16,8 @@ from kiosk.errors import UsageError
 
 if TYPE_CHECKING:
     from kiosk.model.manifest import Manifest
-    from kiosk.trust.client import RoleInfo, TrustedRepository
+    from kiosk.trust.client import TrustedRepository
+    from kiosk.trust.verified import RoleInfo
 
 
 def register(app: typer.Typer) -> None:
