@@ -39,6 +39,14 @@ class Setting:
     what: str
 
 
+RESOURCES = {
+    "cpus": Setting(rf"(?:{NUMBER})?", "", "how many CPUs the node has for jobs (empty: all)"),
+    "memory": Setting(rf"(?:{NUMBER})?", "", "MiB of memory for jobs (empty: all but reserve_memory)"),
+    "reserve_memory": Setting(rf"0|{NUMBER}", "512", "MiB of memory that jobs don't get"),
+}
+"""What of the machine jobs get, where a driver says it."""
+
+
 @dataclass(frozen=True)
 class Secret:
     """A secret's size in bytes, and whether a node can join without it."""
