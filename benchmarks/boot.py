@@ -23,7 +23,6 @@ from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.cloud.qemu.record import Record
 from kiosk.errors import GuestError
 from kiosk.model.flavour import FLAVOURS
-from kiosk.model.manifest import ImageManifest
 from tests.boot.farm import LAYERS, Farm, inside, made, settled
 
 MASKED = "systemd.mask=kiosk-contextualize.service systemd.mask=kiosk-ready.target"
@@ -35,9 +34,10 @@ LIMIT = 300.0
 class WithoutKiosk(QemuCloud):
     """The driver, with kiosk's units masked by the kernel's command line."""
 
-    def _kernel(self, manifest: ImageManifest, made: Record) -> argv.Kernel:
-        kernel = super()._kernel(manifest, made)
-        return replace(kernel, cmdline=f"{kernel.cmdline} {MASKED}")
+    def _spawn(self, folder: Path, made: Record, disks: argv.Disks) -> None:
+        assert disks.kernel is not None
+        kernel = replace(disks.kernel, cmdline=f"{disks.kernel.cmdline} {MASKED}")
+        super()._spawn(folder, made, replace(disks, kernel=kernel))
 
 
 @dataclass(frozen=True)

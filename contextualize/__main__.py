@@ -10,10 +10,9 @@ stop REASON      says that the machine stops
 
 from __future__ import annotations
 
-import importlib
 import posixpath
 import sys
-from typing import TYPE_CHECKING, List, Optional
+from typing import List
 
 if __package__ in ("", None):  # started by its path, which Python takes for where modules are
     sys.path[0] = posixpath.dirname(sys.path[0])
@@ -22,9 +21,6 @@ if __package__ in ("", None):  # started by its path, which Python takes for whe
 from contextualize.errors import Refused
 from contextualize.machine import Machine
 from contextualize.stages.report import Reporter
-
-if TYPE_CHECKING:
-    from contextualize.life.drain import Member
 
 
 def main(words: List[str]) -> int:
@@ -47,11 +43,12 @@ def _life(machine: Machine, reporter: Reporter, verb: str, rest: str) -> int:
         reporter.stopping(rest or "asked to")
         return 0
     if verb in ("drain", "leave"):
+        from contextualize.farm import member
         from contextualize.life import drain
 
         if verb == "leave":
-            return drain.leave(machine, reporter, member)
-        return drain.Drain(machine, reporter, member).run(rest or None)
+            return drain.leave(machine, reporter, member.load)
+        return drain.Drain(machine, reporter, member.load).run(rest or None)
     if verb == "ask":
         from contextualize.life import requests
 
@@ -67,16 +64,6 @@ def _life(machine: Machine, reporter: Reporter, verb: str, rest: str) -> int:
         return health.run(machine)
     print(__doc__, file=sys.stderr)
     return 2
-
-
-def member(machine: Machine) -> Optional[Member]:
-    """The machine's place in its farm, or None where it has joined none."""
-    try:
-        farm = importlib.import_module("contextualize.farm.member")
-    except ModuleNotFoundError:
-        return None
-    found: Optional[Member] = farm.load(machine)
-    return found
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from contextualize.document import NAME, VERSION
+from contextualize.document import NAME, parts
 from contextualize.errors import Refused
 
 LIMIT = 4096
@@ -36,13 +36,6 @@ class Requirement(NamedTuple):
     name: str
     version: Optional[str]
     at_least: bool
-
-
-def parts(version: str) -> Tuple[int, ...]:
-    """A version as what it compares by; Refused when it is none."""
-    if not re.fullmatch(VERSION, version):
-        raise Refused(f"{version!r:.60} is not a version: write a dotted number such as 20260301.1")
-    return tuple(int(part) for part in version.split("."))
 
 
 def parse(text: str) -> List[Requirement]:

@@ -2,12 +2,14 @@
 
 Ends with status 0 only when every stage has succeeded and the hypervisor was told so. With any other
 status systemd never reaches kiosk-ready.target and powers the machine off (kiosk-contextualize.service).
+A boot that systemd ends, as it takes too long or the machine is shut down, leaves its farm and says so too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import Dict, Iterator
 
@@ -54,21 +56,49 @@ def processor() -> float:
     return sum(os.times()[:4])
 
 
+class Ended(BaseException):
+    """Somebody ends the boot, whatever it is doing."""
+
+    reason = "it was told to end: it took too long, or the machine is shut down"
+
+
+class Termination:
+    """SIGTERM raises Ended, once, and only as long as it is heeded: what is then undone is not cut off."""
+
+    def __init__(self) -> None:
+        self.heeded = True
+
+    def __enter__(self) -> Termination:
+        self._before = signal.signal(signal.SIGTERM, self._came)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _came(self, *_: object) -> None:
+        if self.heeded:
+            self.heeded = False
+            raise Ended
+
+
 def boot(machine: Machine, reporter: Reporter) -> int:
     """Goes through the stages; 0 when the machine is ready, 1 when it must not live."""
     print(f"begins after {processor():.2f} s of processor time", flush=True)
     stage = Progress(reporter)
-    try:
-        _stages(machine, reporter, stage)
-    except Refused as e:
-        print(f"failed in {stage.stage}: {e.reason}", flush=True)
-        _undo(machine, stage.stage)
-        reporter.failed(stage.stage, e.reason)
-        return 1
-    except BaseException as e:  # a fault of this program, or a signal: told to the hypervisor, then as it was
-        _undo(machine, stage.stage)
-        reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
-        raise
+    with Termination() as termination:
+        try:
+            _stages(machine, reporter, stage)
+        except (Refused, Ended) as e:
+            termination.heeded = False
+            print(f"failed in {stage.stage}: {e.reason}", flush=True)
+            _undo(machine, stage.stage)
+            reporter.failed(stage.stage, e.reason)
+            return 1
+        except BaseException as e:  # a fault of this program: told to the hypervisor, then as it was
+            termination.heeded = False
+            _undo(machine, stage.stage)
+            reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
+            raise
     return 0
 
 
@@ -97,7 +127,8 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     if found.context.scratch:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
-    allowed, switched_on = switches.allowed(verified.layers), []
+    declared = [layer.declared for layer in verified.layers]
+    allowed, switched_on = switches.allowed(declared), []
     if found.context.root_keys:
         with stage("access"):
             switched_on += access.run(machine, found.context, allowed)
@@ -111,7 +142,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         from contextualize.stages import join  # most of a boot's imports; not every machine has a farm
 
         with stage("join"):
-            join.run(machine, found.context, farms.merged(found.context.farm, verified.layers))
+            join.run(machine, found.context, farms.merged(found.context.farm, declared))
     if found.context.hooks.epilog is not None:
         with stage("hooks"):
             hooks.epilog(machine, found)

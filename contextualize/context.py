@@ -13,7 +13,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
-from contextualize.document import NAME, VERSION, Fields, LayerName, read
+from contextualize.document import FARM_KIND, NAME, SETTING, SETTING_VALUE, VERSION, Fields, LayerName, read
 
 LIMIT = 256 * 1024
 UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -24,8 +24,9 @@ SERIAL = r"[A-Za-z0-9][A-Za-z0-9_-]{0,19}"
 URL = r"https?://[A-Za-z0-9.\-_:\[\]]{1,260}(?:/[A-Za-z0-9._~/%-]{0,500})?"
 ADDRESS = r"[0-9A-Fa-f.:]{2,45}"
 KEY = r"(?:ssh-|ecdsa-|sk-)[A-Za-z0-9@.-]{1,60} [A-Za-z0-9+/=]{16,4000}(?: [A-Za-z0-9 @._:+-]{0,200})?"
-SETTING = r"[a-z][a-z0-9_]{0,40}"
 DAY = 86400
+LONGEST_JOIN = 1800
+"""The most seconds for joining a farm: the whole boot has 40 minutes (kiosk-contextualize.service)."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +207,11 @@ def _life(f: Fields) -> Life:
 
 def _farm(f: Fields) -> Farm:
     found = Farm(
-        f.text("kind", r"[a-z]{1,20}"),
+        f.text("kind", FARM_KIND),
         f.text("name", NAME),
-        f.pairs("settings", SETTING, r"[^\x00-\x1f\x7f]{0,2000}", 50),
+        f.pairs("settings", SETTING, SETTING_VALUE, 50),
         _secrets(f),
-        f.integer("timeout", 10, 3600) if f.has("timeout") else 600,
+        f.integer("timeout", 10, LONGEST_JOIN) if f.has("timeout") else 600,
     )
     f.end()
     return found

@@ -20,8 +20,19 @@ NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 DIGEST = r"sha256:[0-9a-f]{64}"
 GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
+FARM_KIND = r"[a-z]{1,20}"
+SETTING = r"[a-z][a-z0-9_]{0,40}"
+SETTING_VALUE = r"[^\x00-\x1f\x7f]{0,2000}"
+"""A farm's driver, and its settings, wherever they stand."""
 SWITCHES = ("hooks", "user-data", "root-login")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
+
+
+def parts(version: str) -> Tuple[int, ...]:
+    """A version as numbers, which compare as versions do: 1.2 is below 1.10. Refused when it is none."""
+    if not re.fullmatch(VERSION, version):
+        raise Refused(f"{version!r:.60} is not a version: write a dotted number such as 20260301.1")
+    return tuple(int(part) for part in version.split("."))
 
 
 class Fields:

@@ -11,23 +11,21 @@ from typing import Sequence
 
 from contextualize.context import Farm
 from contextualize.errors import Refused
-from contextualize.stages.verify import Layer
+from contextualize.manifest import Declared
 
 
-def merged(farm: Farm, layers: Sequence[Layer]) -> Farm:
+def merged(farm: Farm, layers: Sequence[Declared]) -> Farm:
     """The context's farm over what the site layers declare of it; Refused where they differ."""
-    for layer in layers:
-        signed = layer.manifest.declares.farms.get(farm.name)
-        if signed is None or layer.use.name.kind != "site":
+    for layer, declares in layers:
+        signed = declares.farms.get(farm.name)
+        if signed is None or layer.kind != "site":
             continue
         if signed.kind != farm.kind:
             raise Refused(
-                f"farm {farm.name}: the context says {farm.kind}, and {layer.use.name} has signed {signed.kind}"
+                f"farm {farm.name}: the context says {farm.kind}, and {layer} has signed {signed.kind}"
             )
         for key, value in signed.settings.items():
             if farm.settings.get(key, value) != value:
-                raise Refused(
-                    f"farm {farm.name}: the context's {key} differs from what {layer.use.name} has signed"
-                )
+                raise Refused(f"farm {farm.name}: the context's {key} differs from what {layer} has signed")
         farm = replace(farm, settings={**farm.settings, **signed.settings})
     return farm

@@ -7,14 +7,23 @@ role's metadata can't keep the floor from it, because the metadata lists it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Protocol
 
-from contextualize.document import NAME, VERSION, LayerName, read
+from contextualize.document import NAME, VERSION, LayerName, parts, read
 from contextualize.errors import Refused
-from contextualize.trust import Trust
+
+if TYPE_CHECKING:
+    from contextualize.trust import Signed
 
 SCHEMA = "kiosk.floor/1"
 LINE = r"[^\x00-\x1f\x7f]{1,400}"
+
+
+class Repository(Protocol):
+    """Where signed targets are (contextualize.trust.Trust)."""
+
+    def optional(self, path: str, role: str) -> Optional[Signed]:
+        """A target that the role has signed; None where nobody lists it, Refused where that can't be told."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,12 @@ def floor(data: bytes, where: str) -> Floor:
     return found
 
 
-def floor_of(trust: Trust, name: str) -> Optional[Floor]:
+def floor_of(repository: Repository, name: str) -> Optional[Floor]:
     """The signed floor of an image (NAME) or a layer (KIND/OWNER/NAME); None where it has none."""
     folder, role = (
         (f"layers/{name}", LayerName.parse(name).role) if "/" in name else (f"images/{name}", "images")
     )
-    signed = trust.optional(f"{folder}/floor.json", role)
+    signed = repository.optional(f"{folder}/floor.json", role)
     if signed is None:
         return None
     found = floor(signed.data, signed.path)
@@ -60,8 +69,3 @@ def below_floor(floor: Optional[Floor], name: str, version: str) -> Optional[str
     if floor is None or parts(version) >= parts(floor.below):
         return None
     return f"{name}@{version} was revoked: nothing below {floor.below} may run ({floor.reason})"
-
-
-def parts(version: str) -> Tuple[int, ...]:
-    """A version as numbers, which compare as versions do."""
-    return tuple(int(part) for part in version.split("."))

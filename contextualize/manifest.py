@@ -9,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
-from contextualize.document import DIGEST, GUEST_PATH, NAME, SWITCHES, VERSION, Fields, LayerName, read
+from contextualize.document import (
+    DIGEST,
+    FARM_KIND,
+    GUEST_PATH,
+    NAME,
+    SETTING,
+    SETTING_VALUE,
+    SWITCHES,
+    VERSION,
+    Fields,
+    LayerName,
+    read,
+)
 from contextualize.errors import Refused
 
 ENV_NAME = r"[A-Z][A-Z0-9_]{0,60}"
@@ -22,9 +34,6 @@ REPOSITORY = r"[a-z0-9](?:[a-z0-9-]{0,60}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,6
 """A CVMFS repository, such as software.example.org."""
 PROXIES = r"(?:DIRECT|https?://[A-Za-z0-9._\[\]:-]{1,260})(?:[|;](?:DIRECT|https?://[A-Za-z0-9._\[\]:-]{1,260})){0,31}"
 """Proxies as CVMFS has them: `|` balances among those of a group, `;` begins the next group."""
-KIND = r"[a-z]{1,20}"
-SETTING = r"[a-z][a-z0-9_]{0,40}"
-SETTING_VALUE = r"[^\x00-\x1f\x7f]{0,2000}"
 BLOCK = 4096
 
 
@@ -88,6 +97,10 @@ class Declares:
     allows: Tuple[str, ...] = ()
     health: Tuple[str, ...] = ()
     farms: Dict[str, FarmSettings] = field(default_factory=dict)
+
+
+Declared = Tuple[LayerName, Declares]
+"""A layer, and what it declares."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,7 @@ def _farms(f: Fields) -> Dict[str, FarmSettings]:
     for name in f.names(NAME, 50):
         farm = f.fields(name)
         found[name] = FarmSettings(
-            farm.text("kind", KIND), farm.pairs("settings", SETTING, SETTING_VALUE, 50)
+            farm.text("kind", FARM_KIND), farm.pairs("settings", SETTING, SETTING_VALUE, 50)
         )
         farm.end()
     return found

@@ -10,19 +10,32 @@ to all layers. Without a site layer nothing is allowed.
 
 from __future__ import annotations
 
-from typing import FrozenSet, Sequence
+from typing import FrozenSet, Sequence, Tuple
 
+from contextualize.context import Context, Hooks
 from contextualize.errors import Refused
-from contextualize.stages.verify import Layer
+from contextualize.manifest import Declared
+
+HOOKS, USER_DATA, ROOT_LOGIN = "hooks", "user-data", "root-login"
 
 
-def allowed(layers: Sequence[Layer]) -> FrozenSet[str]:
+def needed(context: Context) -> Tuple[str, ...]:
+    """What a site layer must allow for this context."""
+    asked = {
+        HOOKS: context.hooks != Hooks(),
+        USER_DATA: context.user_data is not None,
+        ROOT_LOGIN: bool(context.root_keys),
+    }
+    return tuple(switch for switch, used in asked.items() if used)
+
+
+def allowed(layers: Sequence[Declared]) -> FrozenSet[str]:
     """All that the site layers among these verified ones allow."""
-    sites = [layer for layer in layers if layer.use.name.kind == "site"]
-    return frozenset(switch for layer in sites for switch in layer.manifest.declares.allows)
+    sites = [declares for layer, declares in layers if layer.kind == "site"]
+    return frozenset(switch for declares in sites for switch in declares.allows)
 
 
-def require(layers: Sequence[Layer], switch: str, asked_by: str) -> None:
+def require(allowed: FrozenSet[str], switch: str, asked_by: str) -> None:
     """Refused unless a site layer allows what a part of the context asks for."""
-    if switch not in allowed(layers):
+    if switch not in allowed:
         raise Refused(f"the context has {asked_by}, and no site layer of this machine allows {switch}")

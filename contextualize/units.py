@@ -12,7 +12,8 @@ import re
 from typing import Dict, Iterator, List, Sequence, Tuple
 
 from contextualize.document import LayerName
-from contextualize.rules import UNIT_LIMIT, below
+from contextualize.rules import UNIT_LIMIT
+from contextualize.tree import below
 
 ALLOWED = {
     "Unit": {"Description", "Documentation", "After", "Wants", "Requires"},

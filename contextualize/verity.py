@@ -12,7 +12,7 @@ from typing import List, Tuple
 from contextualize.errors import Refused
 from contextualize.machine import Machine
 from contextualize.manifest import BLOCK, Verity
-from contextualize.rules import squashfs_fault
+from contextualize.tree import squashfs_fault
 
 DMSETUP = ("/usr/sbin/dmsetup", "/sbin/dmsetup")
 PREFIX = "kiosk-"

@@ -14,7 +14,7 @@ from contextualize.errors import Refused
 from contextualize.farm import services
 from contextualize.farm.driver import Driver, File, Look, Seat, program, template
 from contextualize.farm.services import Service
-from contextualize.farm.settings import HOST, NUMBER, PATH, SERVER, Secret, Setting, several
+from contextualize.farm.settings import HOST, PATH, RESOURCES, SERVER, Secret, Setting, several
 from contextualize.machine import UNANSWERED, Answer
 
 FOLDER = "/run/kiosk/condor"
@@ -45,9 +45,7 @@ class HTCondor(Driver):
         "execute": Setting(
             rf"(?=/var/|/scratch/|/scratch\Z){PATH}", "/var/lib/condor-kiosk/execute", "EXECUTE"
         ),
-        "cpus": Setting(rf"(?:{NUMBER})?", "", "how many CPUs the node has for jobs (empty: all)"),
-        "memory": Setting(rf"(?:{NUMBER})?", "", "MiB of memory for jobs (empty: all but reserve_memory)"),
-        "reserve_memory": Setting(rf"0|{NUMBER}", "512", "MiB of memory that jobs don't get"),
+        **RESOURCES,
         "features": Setting(
             rf"(?:{several('[A-Za-z][A-Za-z0-9_]{0,60}', 30)})?", "", "attributes that are true"
         ),

@@ -156,7 +156,8 @@ class Lsf(Driver):
 
     def services(self, seat: Seat) -> Tuple[Service, ...]:
         """lim, res and sbatchd, which go to the background by themselves. Their units stay active whatever
-        becomes of them, so that the end of one never ends jobs; stopping a unit ends all that it started."""
+        becomes of them, so that the end of one never ends jobs; stopping a unit ends all that it started. Whether
+        a daemon lives is seen from its process."""
         lines = ("RemainAfterExit=yes", "LimitNOFILE=65536", "LimitMEMLOCK=infinity", "TasksMax=infinity")
         return tuple(
             Service(
@@ -166,6 +167,7 @@ class Lsf(Driver):
                 tuple(self.environment(seat).items()),
                 "oneshot",
                 lines,
+                process=name,
             )
             for name in ("lim", "res", "sbatchd")
         )

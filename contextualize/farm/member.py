@@ -7,22 +7,20 @@ left, and Refused says what the farm said. What is remembered holds no secret.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from dataclasses import asdict
 from typing import Dict, List, Mapping, Optional
 
-from contextualize.context import SETTING, Farm
-from contextualize.document import NAME, VERSION, read
+from contextualize.context import Farm
+from contextualize.document import NAME, SETTING, SETTING_VALUE, VERSION, read
 from contextualize.errors import Refused
-from contextualize.farm import services
+from contextualize.farm import drivers, services
 from contextualize.farm.driver import Driver, Look, Node, Seat, told
 from contextualize.farm.settings import checked, checked_secrets
 from contextualize.machine import PRIVATE, Machine
 
 MEMORY = f"{PRIVATE}/farm.json"
 SCHEMA = "kiosk.farm-member/1"
-DRIVERS = ("htcondor", "lsf", "slurm")
 GRACE = 15.0
 """Seconds for which a farm must keep on refusing before it is believed: its daemons may just be starting."""
 LONGEST_PAUSE = 5.0
@@ -48,6 +46,12 @@ class Member:
     def look(self) -> Look:
         """What the farm says of this node now."""
         return self._driver.look(self._seat)
+
+    def check(self) -> None:
+        """Refused when one of the farm's daemons does not run here. The farm itself is not asked."""
+        dead = [s for s in self._driver.services(self._seat) if not services.running(self._seat, s)]
+        if dead:
+            raise Refused(f"farm {self.farm}: {' and '.join(s.what for s in dead)} does not run")
 
     def close(self, reason: str) -> None:
         """Has the farm send no more jobs; returns when the farm has confirmed it, Refused when it doesn't.
@@ -141,7 +145,7 @@ class Member:
 
 def join(machine: Machine, farm: Farm, node: Node) -> Member:
     """Joins; see above. Takes at most the farm's timeout, and some seconds more to undo what can't be finished."""
-    driver = _driver(farm.kind)
+    driver = drivers.driver(farm.kind)
     seat = Seat(machine, farm.name, node, checked(farm, driver.settings))
     secrets = checked_secrets(farm, driver.secrets)
     member = Member(driver, seat)
@@ -163,18 +167,11 @@ def load(machine: Machine) -> Optional[Member]:
         return None
     f = read(machine.read(MEMORY), MEMORY)
     f.schema(SCHEMA)
-    kind, name = f.text("kind", "|".join(DRIVERS)), f.text("farm", NAME)
+    kind, name = f.text("kind", "|".join(drivers.KINDS)), f.text("farm", NAME)
     node = f.fields("node")
-    settings: Dict[str, str] = f.pairs("settings", SETTING, r"[^\x00-\x1f\x7f]{0,2000}", 50)
-    driver = _driver(kind)
+    settings: Dict[str, str] = f.pairs("settings", SETTING, SETTING_VALUE, 50)
+    driver = drivers.driver(kind)
     known = Node(node.text("name", r".{1,253}"), node.text("image", NAME), node.text("version", VERSION))
     return Member(
         driver, Seat(machine, name, known, checked(Farm(kind, name, settings, {}), driver.settings))
     )
-
-
-def _driver(kind: str) -> Driver:
-    if kind not in DRIVERS:
-        raise Refused(f"farm: there is no driver {kind!r:.30}; there are {', '.join(DRIVERS)}")
-    found: Driver = importlib.import_module(f"contextualize.farm.{kind}").DRIVER
-    return found

@@ -21,7 +21,8 @@ ANSWERS = 20.0
 @dataclass(frozen=True)
 class Service:
     """A daemon: `kind` is systemd's Type, `lines` more lines of its [Service] section, and `answers` a program
-    that succeeds as soon as the daemon does its work (empty: not asked)."""
+    that succeeds as soon as the daemon does its work (empty: not asked). `process` is what a daemon that goes to
+    the background is called there: systemd does not know whether it lives (empty: systemd knows)."""
 
     name: str
     what: str
@@ -30,6 +31,7 @@ class Service:
     kind: str = "simple"
     lines: Tuple[str, ...] = ()
     answers: Tuple[str, ...] = ()
+    process: str = ""
 
     @property
     def unit(self) -> str:
@@ -83,8 +85,12 @@ def stop(seat: Seat, service: Service) -> None:
 
 
 def running(seat: Seat, service: Service) -> bool:
-    """Whether a daemon runs; one that ended and will be started again does not."""
-    return seat.machine.ask(["systemctl", "is-active", service.unit]).out == "active"
+    """Whether a daemon runs; one that ended and will be started again does not. What a job calls itself does not
+    count: a daemon in the background is a child of init."""
+    active = seat.machine.ask(["systemctl", "is-active", service.unit]).out == "active"
+    if not active or not service.process:
+        return active
+    return seat.machine.ask(["pgrep", "-x", "-P", "1", service.process]).status == 0
 
 
 def said(seat: Seat, service: Service, lines: int = 12) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Dict, Mapping, Optional
+from typing import Dict, Iterator, Mapping, Optional, Tuple
 
 from contextualize.context import Farm
 from contextualize.errors import Refused
@@ -39,6 +39,14 @@ class Setting:
     what: str
 
 
+RESOURCES = {
+    "cpus": Setting(rf"(?:{NUMBER})?", "", "how many CPUs the node has for jobs (empty: all)"),
+    "memory": Setting(rf"(?:{NUMBER})?", "", "MiB of memory for jobs (empty: all but reserve_memory)"),
+    "reserve_memory": Setting(rf"0|{NUMBER}", "512", "MiB of memory that jobs don't get"),
+}
+"""What of the machine jobs get, where a driver says it."""
+
+
 @dataclass(frozen=True)
 class Secret:
     """A secret's size in bytes, and whether a node can join without it."""
@@ -49,21 +57,28 @@ class Secret:
     needed: bool = True
 
 
-def checked(farm: Farm, known: Mapping[str, Setting]) -> Dict[str, str]:
-    """All settings with their values or defaults; Refused when one is unknown, missing, or not of its pattern."""
+def faults(farm: Farm, known: Mapping[str, Setting]) -> Iterator[str]:
+    """The settings that are unknown, or not of their pattern."""
     where = f"farm {farm.name} ({farm.kind})"
     for name in sorted(farm.settings):
         if name not in known:
-            raise Refused(f"{where}: unknown setting {name}; it has {', '.join(sorted(known))}")
-        if not re.fullmatch(known[name].pattern, farm.settings[name]):
-            raise Refused(f"{where}: {name} = {farm.settings[name]!r:.80} is not {known[name].what}")
-    found = {}
-    for name, setting in known.items():
-        value = farm.settings.get(name, setting.default)
-        if value is None:
-            raise Refused(f"{where}: the setting {name} is missing: {setting.what}")
-        found[name] = value
-    return found
+            yield f"{where}: unknown setting {name}; it has {', '.join(sorted(known))}"
+        elif not re.fullmatch(known[name].pattern, farm.settings[name]):
+            yield f"{where}: {name} = {farm.settings[name]!r:.80} is not {known[name].what}"
+
+
+def missing(farm: Farm, known: Mapping[str, Setting]) -> Tuple[str, ...]:
+    """The settings that have no default and are not there."""
+    return tuple(n for n, setting in known.items() if setting.default is None and n not in farm.settings)
+
+
+def checked(farm: Farm, known: Mapping[str, Setting]) -> Dict[str, str]:
+    """All settings with their values or defaults; Refused when one is unknown, missing, or not of its pattern."""
+    for fault in faults(farm, known):
+        raise Refused(fault)
+    for name in missing(farm, known):
+        raise Refused(f"farm {farm.name} ({farm.kind}): the setting {name} is missing: {known[name].what}")
+    return {name: farm.settings.get(name, setting.default or "") for name, setting in known.items()}
 
 
 def checked_secrets(farm: Farm, known: Mapping[str, Secret]) -> Dict[str, bytes]:

@@ -16,7 +16,7 @@ from contextualize.errors import Refused
 from contextualize.farm import services
 from contextualize.farm.driver import MARK, Driver, File, Look, Seat, program
 from contextualize.farm.services import Service
-from contextualize.farm.settings import NUMBER, PATH, SERVER, WORD, Secret, Setting, several
+from contextualize.farm.settings import PATH, RESOURCES, SERVER, WORD, Secret, Setting, several
 from contextualize.machine import Answer
 
 MUNGE = "/run/kiosk/munge"
@@ -88,9 +88,7 @@ class Slurm(Driver):
             rf"/usr|/opt/site(?:{PATH})?", "/usr", "the folder above sbin/slurmd and bin/scontrol"
         ),
         "node_name": Setting("short|full", "short", "`short` (first label of the name) or `full`"),
-        "cpus": Setting(rf"(?:{NUMBER})?", "", "how many CPUs the node has for jobs (empty: all)"),
-        "memory": Setting(rf"(?:{NUMBER})?", "", "MiB of memory for jobs (empty: all but reserve_memory)"),
-        "reserve_memory": Setting(rf"0|{NUMBER}", "512", "MiB of memory that jobs don't get"),
+        **RESOURCES,
         "features": Setting(rf"(?:{several(WORD, 30)})?", "kiosk", "features, with commas between them"),
         "partition": Setting(rf"(?:{WORD})?", "", "a partition that must hold the node (empty: any)"),
         "spool": Setting(

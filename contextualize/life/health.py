@@ -1,6 +1,10 @@
 """Whether the machine still works: checks of its own, and programs that verified layers bring.
 
-A check that fails LIMIT times in a row asks for a drain; one that succeeds is forgotten. A site's program runs as
+    root, scratch   a file can be written and read again      layers   the kernel has found no corrupted block
+    farm            the daemons of the farm live              each program of a layer ends with status 0
+
+A check that fails LIMIT times in a row asks for a drain, a corrupted layer at once; a check that succeeds is
+forgotten. A site's program runs as
 root, an experiment's as a user that its layer declares, or as nobody. Every program has a minute, and what it prints
 at its end is the reason. A program that can't be started has failed: it is part of a layer that was verified.
 """
@@ -17,8 +21,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
+from contextualize import verity
 from contextualize.document import LayerName, read
 from contextualize.errors import Refused
+from contextualize.farm import member
 from contextualize.life import plan as plans
 from contextualize.life import requests
 from contextualize.life.plan import YEARS, Plan
@@ -28,13 +34,14 @@ from contextualize.stages.report import plain
 
 PROGRAMS, COUNTS = f"{PRIVATE}/health.json", f"{PRIVATE}/health-counts.json"
 LIMIT = 3
+AT_ONCE = "layers"
+"""The check whose first failure is enough: what was corrupted once is not what was signed."""
 SECONDS = 60.0
 OUTPUT = 2000
 STUCK = 900
 """Seconds after which checks that have not ended count as a fault of the machine: a disk that hangs, hangs them."""
 FREE = 1 << 20
 NOBODY = "nobody"
-UNITS = "/run/systemd/system"
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,9 @@ def run(machine: Machine) -> int:
             continue
         found[name] = counts.get(name, 0) + 1
         print(f"health check {name} failed ({found[name]} in a row): {fault}", flush=True)
-        if found[name] % LIMIT == 0:
+        if name == AT_ONCE:
+            requests.ask(machine, f"health check {name} failed: {fault}")
+        elif found[name] % LIMIT == 0:
             requests.ask(machine, f"health check {name} failed {found[name]} times in a row: {fault}")
     _keep(machine, found, started=None)
     return 0
@@ -74,6 +83,7 @@ def stuck(machine: Machine) -> Optional[str]:
 
 def _checks(machine: Machine, plan: Plan) -> Iterator[Tuple[str, Callable[[], None]]]:
     yield "root", partial(_writable, machine, "/var/tmp")  # noqa: S108
+    yield AT_ONCE, partial(_layers, machine)
     if plan.scratch is not None:
         yield "scratch", partial(_mounted, machine, plan.scratch)
     yield "farm", partial(_farm, machine)
@@ -129,10 +139,18 @@ def _writable(machine: Machine, folder: str) -> None:
         os.close(fd)
 
 
+def _layers(machine: Machine) -> None:
+    """The kernel, which checks each block of a layer as it is read, has found all as it was signed."""
+    found = verity.corrupted(machine)
+    if found:
+        raise Refused(f"what was read of the layer on the disk {' and '.join(found)} is not what was signed")
+
+
 def _farm(machine: Machine) -> None:
-    """The daemons of the farm that was joined run, as far as systemd knows. The farm itself need not answer."""
-    for unit in sorted(machine.path(UNITS).glob("kiosk-farm-*.service")):
-        machine.run(["systemctl", "is-active", unit.name], timeout=30)
+    """The daemons of the farm that was joined run. The farm itself need not answer."""
+    joined = member.load(machine)
+    if joined is not None:
+        joined.check()
 
 
 def programs(machine: Machine, plan: Plan) -> Iterator[Program]:

@@ -11,38 +11,20 @@ A source that announces an end within minutes (EC2) is looked at all the time, t
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
-from contextualize.attested import parts
-from contextualize.document import VERSION, read
 from contextualize.errors import Refused
+from contextualize.floor import Repository, below_floor, floor_of
 from contextualize.life import plan as plans
 from contextualize.life import requests
 from contextualize.life.asked import asked
 from contextualize.life.health import stuck
 from contextualize.life.plan import Plan
-from contextualize.machine import PRIVATE, Machine
+from contextualize.machine import Machine
 
 Look = Callable[[Machine, Plan], Optional[str]]
-FLOOR = "kiosk.floor/1"
-ROOT, TUF = "/usr/lib/kiosk/root.json", f"{PRIVATE}/tuf"
 QUICK, SLOW = 20.0, 900.0
 """Seconds between two looks at a source that is in a hurry, and at everything else meanwhile."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """Something that runs here and can be revoked: what it is called, its folder of targets, its role."""
-
-    name: str
-    version: str
-    folder: str
-    role: str
-
-
-Fetch = Callable[[str, str], Optional[bytes]]
-"""A signed target by its path and role, None where nobody signs one; Refused when that can't be told."""
 
 
 def run(machine: Machine) -> int:
@@ -86,54 +68,25 @@ def revoked(machine: Machine, plan: Plan) -> Optional[str]:
     """Why what runs here is revoked, by the repository that the context names; None where it is not."""
     if plan.repository is None:
         return None
+    from contextualize.stages.verify import ROOT, TUF
     from contextualize.trust import Trust
 
     machine.folder(TUF, 0o700)
-    open_: Any = Trust
-    trust = open_(machine.read(ROOT), None, plan.repository, machine.path(TUF))
-
-    def fetch(path: str, role: str) -> Optional[bytes]:
-        found = trust.optional(path, role)
-        return None if found is None else bytes(found.data)
-
-    return below_floor(items(plan), fetch)
+    return below(Trust(machine.read(ROOT), None, plan.repository, machine.path(TUF)), plan)
 
 
-def items(plan: Plan) -> List[Item]:
-    """All that runs here and can be revoked."""
-    image = Item(plan.image, plan.version, f"images/{plan.image}", "images")
-    return [image, *(Item(str(n), version, f"layers/{n}", n.role) for n, version in plan.layers)]
-
-
-def below_floor(running: Sequence[Item], fetch: Fetch) -> Optional[str]:
-    """The first of these that is below its signed floor, and why that was set. One floor that can't be read does not
-    keep the others from being looked at; Refused only when none of them says that something is revoked."""
-    faults: List[Refused] = []
-    for found in _floors(running, fetch, faults):
-        return found
-    if faults:
-        raise faults[0]
-    return None
-
-
-def _floors(running: Sequence[Item], fetch: Fetch, faults: List[Refused]) -> Iterator[str]:
-    for item in running:
-        path = f"{item.folder}/floor.json"
+def below(repository: Repository, plan: Plan) -> Optional[str]:
+    """Why the first of what runs here is below its signed floor. One floor that can't be read does not keep the
+    others from being looked at; Refused only when none of them says that something is revoked."""
+    fault: Optional[Refused] = None
+    for name, version in [(plan.image, plan.version), *((str(name), v) for name, v in plan.layers)]:
         try:
-            data = fetch(path, item.role)
-            below, why = _floor(data, path, item.name) if data is not None else ("0", "")
+            reason = below_floor(floor_of(repository, name), name, version)
         except Refused as e:
-            faults.append(e)
+            fault = fault or e
             continue
-        if parts(item.version) < parts(below):
-            yield f"{item.name}@{item.version} is revoked, as all below {below}: {why}"
-
-
-def _floor(data: bytes, path: str, name: str) -> Tuple[str, str]:
-    """The version below which nothing of that name may run, and why."""
-    f = read(data, path)
-    f.schema(FLOOR)
-    found = f.text("name", r".{1,200}")
-    if found != name:
-        raise Refused(f"{path}: is the floor of {found!r:.80}")
-    return f.text("below", VERSION), f.text("reason", r"[^\x00-\x1f\x7f]{0,500}")
+        if reason is not None:
+            return reason
+    if fault:
+        raise fault
+    return None

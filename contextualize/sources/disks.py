@@ -1,6 +1,7 @@
 """Context disks: mounted read-only where only root can look, and read by plain names without any link.
 
-A disk stays mounted until `verify` has read the signed metadata in its folder `kiosk`.
+A disk stays mounted until `verify` has read the signed metadata in its folder `kiosk`. While the machine lives it is
+looked at again, for a drain that somebody asks for.
 """
 
 from __future__ import annotations
@@ -24,23 +25,46 @@ LABELS = {
     "CONFIG-2": "configdrive",
     "CONTEXT": "opennebula",
 }
-MOUNT = f"{PRIVATE}/context"
+MOUNT, AGAIN = f"{PRIVATE}/context", f"{PRIVATE}/again"
 SCRIPT_LIMIT = 128 * 1024
-PLAIN, PACKED = "KIOSK_CONTEXT", "KIOSK_CONTEXT_BASE64"
+PLAIN, PACKED, DRAIN = "KIOSK_CONTEXT", "KIOSK_CONTEXT_BASE64", "KIOSK_DRAIN"
+DRAIN_FILE = "kiosk/drain"
 UNKNOWN = ("START_SCRIPT", "START_SCRIPT_BASE64", "INIT_SCRIPTS", "USER_DATA", "USERDATA")
 """What OpenNebula's own agent would run, and kiosk's does not."""
 
 
 def read(machine: Machine, link: str) -> Told:
     """What the disk says whose label made this link."""
-    machine.folder(MOUNT, 0o700)
-    machine.mount(link, MOUNT, "vfat,iso9660", "ro,nosuid,nodev,noexec")
+    _mount(machine, link, MOUNT)
     kind = LABELS[link.rpartition("/")[2]]
     source = f"{kind}:{link}"
     if kind == "opennebula":
         return _opennebula(machine, source)
     name = "user-data" if kind == "nocloud" else "openstack/latest/user_data"
     return Told(machine.inside(MOUNT, name, LIMIT), source, _bundle(machine))
+
+
+def drain(machine: Machine, link: str) -> Optional[str]:
+    """What the disk says now of a drain: its file kiosk/drain, or OpenNebula's variable KIOSK_DRAIN; None where it
+    has nothing to say."""
+    _mount(machine, link, AGAIN)
+    try:
+        if machine.exists(f"{AGAIN}/{DRAIN_FILE}"):
+            return machine.inside(AGAIN, DRAIN_FILE, 64 * 1024).decode(errors="replace")
+        if LABELS[link.rpartition("/")[2]] == "opennebula":
+            return _variables(machine, AGAIN).get(DRAIN) or None
+        return None
+    finally:
+        machine.unmount(AGAIN)
+
+
+def _mount(machine: Machine, link: str, where: str) -> None:
+    machine.folder(where, 0o700)
+    machine.mount(link, where, "vfat,iso9660", "ro,nosuid,nodev,noexec")
+
+
+def _variables(machine: Machine, where: str) -> Dict[str, str]:
+    return variables(machine.inside(where, "context.sh", 4 * LIMIT), "context.sh")
 
 
 def release(machine: Machine) -> None:
@@ -55,7 +79,7 @@ def _bundle(machine: Machine) -> Optional[Path]:
 
 
 def _opennebula(machine: Machine, source: str) -> Told:
-    found = variables(machine.inside(MOUNT, "context.sh", 4 * LIMIT), "context.sh")
+    found = _variables(machine, MOUNT)
     for name in UNKNOWN:
         if found.get(name):
             raise Refused(f"context.sh: {name} is not done here: put it into the context document's hooks")

@@ -11,19 +11,18 @@ from typing import FrozenSet, List
 from contextualize.context import Context
 from contextualize.errors import Refused
 from contextualize.machine import Machine
+from contextualize.switches import ROOT_LOGIN, require
 
-SWITCH = "root-login"
 KEYS = "/root/.ssh/authorized_keys"
 SSHD = ("/usr/sbin/sshd", "/usr/bin/sshd")
 
 
 def run(machine: Machine, context: Context, allowed: FrozenSet[str]) -> List[str]:
     """Writes the keys; returns what was switched on by that."""
-    if SWITCH not in allowed:
-        raise Refused(f"the context has root_keys, and no site layer of this machine allows {SWITCH}")
+    require(allowed, ROOT_LOGIN, "root_keys")
     if not any(machine.exists(path) for path in SSHD):
         raise Refused("the context has root_keys, and this image has no ssh server")
     machine.folder("/root/.ssh", 0o700)
     machine.path("/root/.ssh").chmod(0o700)
     machine.replace(KEYS, "".join(f"{key}\n" for key in context.root_keys).encode(), 0o600)
-    return [SWITCH]
+    return [ROOT_LOGIN]

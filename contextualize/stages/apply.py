@@ -33,7 +33,7 @@ def run(machine: Machine, layers: Sequence[Layer]) -> List[str]:
     policy = document.policy(machine.read(POLICY))
     for layer in layers:
         _check(machine, layer, policy)
-    _none(rules.conflict_faults([(layer.use.name, layer.manifest.declares) for layer in layers]))
+    _none(rules.conflict_faults([layer.declared for layer in layers]))
     files = {
         file: machine.inside(layer.use.name.prefix, file.source, rules.ETC_FILE_LIMIT)
         for layer in layers

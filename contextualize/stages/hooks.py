@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import Dict, FrozenSet, List, Sequence
 
-from contextualize.context import Context, Hooks
+from contextualize.context import Context
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
 from contextualize.stages.context import Found
+from contextualize.switches import HOOKS, USER_DATA, needed, require
 
-HOOKS, USER_DATA = "hooks", "user-data"
+PARTS = {HOOKS: "hooks", USER_DATA: "user_data"}
+"""What this stage does, by what a site layer must allow for it."""
 LIMIT = 300.0
 """Seconds for each script, and for each step of cloud-init."""
 FOLDER = f"{PRIVATE}/hooks"
@@ -31,20 +33,17 @@ STEPS: Sequence[Sequence[str]] = (
 
 def wanted(context: Context) -> bool:
     """Whether the context asks for anything of this stage."""
-    return context.hooks != Hooks() or context.user_data is not None
+    return any(switch in PARTS for switch in needed(context))
 
 
 def prolog(machine: Machine, found: Found, allowed: FrozenSet[str]) -> List[str]:
     """Runs the prolog and the user data; returns all that the hooks switch on, the epilog's as well."""
     context = found.context
-    used: List[str] = []
-    if context.hooks != Hooks():
-        _need(HOOKS, "hooks", allowed)
-        used.append(HOOKS)
+    used = [switch for switch in needed(context) if switch in PARTS]
+    for switch in used:
+        require(allowed, switch, PARTS[switch])
     if context.user_data is not None:
-        _need(USER_DATA, "user_data", allowed)
         _understood(machine, context.user_data)
-        used.append(USER_DATA)
     if context.hooks.prolog is not None:
         _script(machine, found, "prolog", context.hooks.prolog)
     if context.user_data is not None:
@@ -56,11 +55,6 @@ def epilog(machine: Machine, found: Found) -> None:
     """Runs the epilog; `prolog` has seen that it is allowed."""
     if found.context.hooks.epilog is not None:
         _script(machine, found, "epilog", found.context.hooks.epilog)
-
-
-def _need(switch: str, what: str, allowed: FrozenSet[str]) -> None:
-    if switch not in allowed:
-        raise Refused(f"the context has {what}, and no site layer of this machine allows {switch}")
 
 
 def _understood(machine: Machine, text: str) -> None:

@@ -11,11 +11,11 @@ import stat
 from pathlib import Path
 from typing import Dict, Iterator, Sequence
 
-from contextualize import rules, verity
+from contextualize import tree, verity
 from contextualize.errors import Refused
 from contextualize.machine import Machine
-from contextualize.rules import Entry
 from contextualize.stages.verify import Layer
+from contextualize.tree import Entry
 
 
 def run(machine: Machine, layers: Sequence[Layer]) -> None:
@@ -31,7 +31,7 @@ def run(machine: Machine, layers: Sequence[Layer]) -> None:
         machine.folder(prefix)
         machine.mount(_device(machine, layer), prefix, "squashfs", "ro,nosuid,nodev")
         try:
-            fault = next(rules.tree_faults(prefix, _entries(machine, prefix)), None)
+            fault = next(tree.tree_faults(prefix, _entries(machine, prefix)), None)
         except OSError as e:
             raise Refused(f"{layer.use.name}: its files can't be listed: {e.strerror}") from None
         if fault:

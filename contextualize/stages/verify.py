@@ -24,8 +24,8 @@ from contextualize.context import Context, LayerUse
 from contextualize.errors import Refused
 from contextualize.floor import Floor, below_floor, floor_of
 from contextualize.machine import PRIVATE, Machine
-from contextualize.manifest import LayerManifest, image_manifest, layer_manifest
-from contextualize.rules import squashfs_fault
+from contextualize.manifest import Declared, LayerManifest, image_manifest, layer_manifest
+from contextualize.tree import squashfs_fault
 from contextualize.trust import Signed, Trust
 
 ROOT = "/usr/lib/kiosk/root.json"
@@ -45,6 +45,11 @@ class Layer:
     manifest: LayerManifest
     signed: Signed
     checked: str = "digest"
+
+    @property
+    def declared(self) -> Declared:
+        """The layer's name and declarations."""
+        return self.use.name, self.manifest.declares
 
 
 @dataclass(frozen=True)

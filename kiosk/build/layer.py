@@ -1,6 +1,6 @@
 """`kiosk layer`: a layer's recipe checked, built into a folder, and checked again before it is published.
 
-The checks are contextualize.rules and contextualize.units: the very code that decides in the guest. What is
+The checks are contextualize.tree, rules and units: the very code that decides in the guest. What is
 published was opened again from the finished image, so that it doesn't matter how the image was made.
 """
 
@@ -16,11 +16,12 @@ from contextualize import document, rules, units
 from contextualize.document import LayerName
 from contextualize.errors import Refused
 from contextualize.manifest import Declares
-from contextualize.rules import Entry
+from contextualize.tree import Entry, below, tree_faults
 from kiosk import clock
 from kiosk.build import layer_image, layer_recipe, layer_verity
 from kiosk.errors import CorruptError, PolicyError, UsageError
 from kiosk.files import fsync_dir, locked, scratch, sha256, write
+from kiosk.model.guest import guest_declares, guest_name
 from kiosk.model.manifest import Artifact, LayerManifest, LayerPolicy, LayerVerity
 from kiosk.model.names import LayerRef, Version, with_version
 
@@ -52,7 +53,7 @@ def lint(folder: Path, bases: Sequence[Base] = ()) -> list[str]:
     be built and published."""
     recipe = layer_recipe.read(folder)
     entries = {e.path: e for e in layer_image.folder_entries(folder / "files")}
-    name, declares = layer_recipe.guest_name(recipe.ref), layer_recipe.guest_declares(recipe.declarations)
+    name, declares = guest_name(recipe.ref), guest_declares(recipe.declarations)
     faults = list(_faults(name, declares, entries, lambda path: (folder / "files" / path).read_bytes()))
     for base in bases:
         faults += _base_faults(name, declares, base)
@@ -64,9 +65,7 @@ def together(folders: Sequence[Path]) -> list[str]:
     recipes = sorted(
         map(layer_recipe.read, folders), key=lambda r: r.kind != "site"
     )  # as the guest takes them
-    declared = [
-        (layer_recipe.guest_name(r.ref), layer_recipe.guest_declares(r.declarations)) for r in recipes
-    ]
+    declared = [(guest_name(r.ref), guest_declares(r.declarations)) for r in recipes]
     faults = list(rules.conflict_faults(declared))
     if recipes and not set.intersection(*(set(r.images) for r in recipes)):
         faults.append(f"{', '.join(r.ref.base for r in recipes)}: no image takes all of them")
@@ -145,10 +144,10 @@ def check(folder: Path, bases: Sequence[Base]) -> LayerManifest:
     manifest, image = read_built(folder), folder / IMAGE
     layer_verity.check(image, manifest.verity)
     try:
-        declares = layer_recipe.guest_declares(manifest.declares)
+        declares = guest_declares(manifest.declares)
     except Refused as e:
         raise refusal([e.reason], str(folder)) from None
-    name = layer_recipe.guest_name(manifest.ref)
+    name = guest_name(manifest.ref)
     entries = layer_image.image_entries(image)
     faults = list(_faults(name, declares, entries, lambda path: layer_image.content(image, path)))
     if manifest.prefix != name.prefix:
@@ -170,7 +169,7 @@ def refusal(faults: Sequence[str], where: str) -> PolicyError:
 def _faults(
     name: LayerName, declares: Declares, entries: Mapping[str, Entry], content: Callable[[str], bytes]
 ) -> Iterator[str]:
-    yield from rules.tree_faults(name.prefix, entries.values())
+    yield from tree_faults(name.prefix, entries.values())
     yield from rules.declaration_faults(name, declares)
     sources = list(rules.source_faults(declares, entries))
     yield from sources
@@ -185,7 +184,7 @@ def _base_faults(name: LayerName, declares: Declares, base: Base) -> Iterator[st
     policy = document.policy(base.policy.to_json())
 
     def filled(folder: str) -> bool:
-        return any(rules.below(path, folder) for path in base.paths)
+        return any(below(path, folder) for path in base.paths)
 
     for fault in rules.policy_faults(declares, policy):
         yield f"{base.name}: {fault}"

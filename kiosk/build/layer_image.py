@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from contextualize.rules import Entry, squashfs_fault
+from contextualize.tree import Entry, squashfs_fault
 from kiosk.errors import PolicyError
 from kiosk.run import CommandError, run
 

@@ -6,19 +6,17 @@ written here that a guest would not understand in the same way.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from contextualize import document, manifest
-from contextualize.document import LayerName
 from contextualize.errors import Refused
 from kiosk import data
 from kiosk.config import Settings, read_toml
 from kiosk.errors import NotFoundError, UsageError
 from kiosk.model.base import Document
+from kiosk.model.guest import guest_declares
 from kiosk.model.manifest import Cvmfs, Declarations, EtcFile, FarmSettings, Group, Switch, User
 from kiosk.model.names import LayerKind, LayerRef, Name
 
@@ -94,14 +92,3 @@ def read(folder: Path) -> LayerRecipe:
     except Refused as e:
         raise UsageError(e.reason.removeprefix("declares: "), where=str(folder / FILE)) from None
     return recipe
-
-
-def guest_name(ref: LayerRef) -> LayerName:
-    """The name as the guest knows it."""
-    return LayerName.parse(ref.base)
-
-
-def guest_declares(declarations: Declarations) -> manifest.Declares:
-    """The declarations as the guest reads them; raises Refused as it would."""
-    value = json.loads(declarations.to_json())
-    return manifest.declares(document.Fields(value, "declares"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from contextualize.rules import NEVER, clean, reaches
+from contextualize.rules import NEVER, reaches
+from contextualize.tree import clean
 from kiosk.build.fault import Severity
 
 POWERFUL = (

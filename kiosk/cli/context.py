@@ -39,6 +39,8 @@ def check(
 ) -> None:
     """Reads a context document as a guest does, and says what it asks for. Secrets are not shown.
 
+    `allows` and `declares` are what a site's layer must have for it; `kiosk vm start` looks whether its layers do.
+
     `kiosk context check user-data.json`
     """
     from contextualize import context
@@ -64,15 +66,15 @@ def check(
 
 
 def facts(context: Context, data: bytes) -> dict[str, Any]:
-    """What a document asks for, for people. `allows` is what a site layer must allow for it."""
+    """What a document asks for, for people; Refused where its farm is none. `allows` is what a site layer must allow
+    for it, `declares` the settings of its farm that only a site layer can still have."""
     import hashlib
 
+    from contextualize import switches
+    from contextualize.farm import drivers
+
     farm, life = context.farm, context.life
-    wanted = {
-        "hooks": context.hooks.prolog is not None or context.hooks.epilog is not None,
-        "user-data": context.user_data is not None,
-        "root-login": bool(context.root_keys),
-    }
+    missing = drivers.check(farm) if farm else ()
     return {
         "node": f"{context.node_name} ({context.node_id})",
         "image": f"{context.image}@{context.version}",
@@ -82,6 +84,7 @@ def facts(context: Context, data: bytes) -> dict[str, Any]:
         "farm": f"{farm.name} ({farm.kind})" if farm else None,
         "secrets": sorted(farm.secrets) if farm else [],
         "drains": f"{life.drains(context.node_id)} s after its start",
-        "allows": [switch for switch, used in wanted.items() if used],
+        "allows": list(switches.needed(context)),
+        "declares": [f"farms.{farm.name}.settings.{name}" for name in missing] if farm else [],
         "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
     }

@@ -13,7 +13,7 @@ import typer
 from kiosk.cli.common import DryRun, Json, emit, passphrase_source, say, settings, size, table
 from kiosk.cli.key import PassphraseFile
 from kiosk.cli.publish import Root, reader
-from kiosk.cli.vm import seconds
+from kiosk.cli.vm_common import seconds
 from kiosk.errors import UsageError
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from kiosk.errors import UsageError
 
 if TYPE_CHECKING:
     from kiosk.model.manifest import Manifest
-    from kiosk.trust.client import RoleInfo
+    from kiosk.trust.client import TrustedRepository
+    from kiosk.trust.verified import RoleInfo
 
 
 def register(app: typer.Typer) -> None:
@@ -26,20 +27,27 @@ def register(app: typer.Typer) -> None:
 
 
 def list_all(ctx: typer.Context, root: Root = None, json: Json = False) -> None:
-    """Lists what the repository offers, verified. `kiosk list --json`
+    """Lists what the repository offers, verified, and what of it was revoked. `kiosk list --json`
 
     Reads the URL in the settings (or KIOSK_URL), else the repository on this machine.
     """
     with reader(settings(ctx), root) as repository:
-        rows = [entry(repository.manifest(ref)) for ref in repository.manifests()]
+        rows = [entry(repository, repository.manifest(ref)) for ref in repository.manifests()]
         problems = dict(repository.problems)
     if json:
         emit(rows)
     else:
         table(
-            ["name", "version", "created (UTC)", "size#", "signed by"],
+            ["name", "version", "created (UTC)", "size#", "signed by", ""],
             [
-                (r["name"], r["version"], r["created"][:16].replace("T", " "), size(r["size"]), r["role"])
+                (
+                    r["name"],
+                    r["version"],
+                    r["created"][:16].replace("T", " "),
+                    size(r["size"]),
+                    r["role"],
+                    f"revoked: {r['revoked']}" if r["revoked"] else "",
+                )
                 for r in rows
             ],
         )
@@ -80,6 +88,7 @@ def show(
         versions = [str(r.version) for r in repository.versions(manifest.ref)]
         roles = {r.name: r for r in repository.roles()}
         published = repository.published(manifest.ref)
+        listed_as = entry(repository, manifest)
     if wanted:
         sys.stdout.buffer.write(papers.paper(settings(ctx), manifest, wanted[0]))
         sys.stdout.buffer.flush()
@@ -87,7 +96,7 @@ def show(
     role = roles[manifest.ref.role]
     listed = papers.packages(settings(ctx), manifest)
     facts = {
-        **entry(manifest),
+        **listed_as,
         "published": published.isoformat() if published else None,
         "versions": versions,
         "signers": list(role.keyids),
@@ -110,6 +119,8 @@ TOP = ("root", "targets", "snapshot", "timestamp")
 def show_text(manifest: Manifest, facts: dict[str, Any], role: RoleInfo) -> None:
     """The same facts for people."""
     say(f"{manifest.ref}  {manifest.description}")
+    if facts["revoked"]:
+        say(f"REVOKED    {facts['revoked']}")
     say(f"created    {manifest.created:%Y-%m-%d %H:%M} UTC")
     if facts["published"]:
         say(f"published  {facts['published'][:16].replace('T', ' ')} UTC")
@@ -156,8 +167,9 @@ def builder(s: Settings, manifest: Manifest) -> str | None:
     return "".join(c if c.isprintable() else "?" for c in "  ".join(words))[:300]
 
 
-def entry(manifest: Manifest) -> dict[str, Any]:
-    """One line of the list."""
+def entry(repository: TrustedRepository, manifest: Manifest) -> dict[str, Any]:
+    """One line of the list; `revoked` is the reason, where the version was."""
+    floor = repository.floor(manifest.ref)
     return {
         "name": manifest.ref.base,
         "version": str(manifest.ref.version),
@@ -166,4 +178,5 @@ def entry(manifest: Manifest) -> dict[str, Any]:
         "created": manifest.created.isoformat(),
         "size": sum(a.size for a in manifest.artifacts.values()),
         "role": manifest.ref.role,
+        "revoked": floor.reason if floor is not None and floor.fault(manifest.ref) else None,
     }

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from kiosk.cli.common import emit, say
-from kiosk.cli.vm import facts
+from kiosk.cli.vm_common import facts
 from kiosk.cloud import ready
 from kiosk.cloud.api import VmState
 from kiosk.cloud.qemu.driver import QemuCloud

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contextualize.errors import Refused
+from contextualize.manifest import Declared
 from kiosk import files, progress
 from kiosk.cloud import ready, untrusted
 from kiosk.cloud.api import VmSpec, VmState
-from kiosk.cloud.context import SOURCES, Source, document, given
+from kiosk.cloud.context import SOURCES, Source, agree, document, given
 from kiosk.cloud.hostcache import SYNC, HostCache
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
@@ -21,6 +23,7 @@ from kiosk.cloud.qemu.record import HOSTNAME, TAP
 from kiosk.errors import GuestError, NotFoundError, PolicyError, UsageError, VerificationError
 from kiosk.model.flavour import Flavour
 from kiosk.model.floor import Floor
+from kiosk.model.guest import guest_declares, guest_name
 from kiosk.model.manifest import read_manifest
 from kiosk.model.names import (
     ImageRef,
@@ -71,6 +74,7 @@ def plan(cache: HostCache, order: Order) -> Plan:
     image = cache.resolve(ImageRef.parse(order.image))
     assert isinstance(image, ImageRef)
     layers: list[LayerRef] = []
+    declared: list[Declared] = []
     for text in order.layers:
         ref = cache.resolve(LayerRef.parse(text))
         assert isinstance(ref, LayerRef)
@@ -81,10 +85,15 @@ def plan(cache: HostCache, order: Order) -> Plan:
                 f"the layers {same.base} and {ref.base} would both be mounted at {ref.prefix}",
                 hint="A machine takes one site layer, and one layer of each experiment.",
             )
-        made_for = cache.layer(ref).images
+        manifest = cache.layer(ref)
+        made_for = manifest.images
         if made_for and image.name not in made_for:
             raise PolicyError(f"the layer {ref} is made for {', '.join(made_for)}, not for {image.name}")
         layers.append(ref)
+        try:
+            declared.append((guest_name(ref), guest_declares(manifest.declares)))
+        except Refused as e:
+            raise PolicyError(f"the guest would refuse {ref}: {e.reason}") from None
     if len(layers) > MOST_LAYERS:
         raise UsageError(f"a VM can have {MOST_LAYERS} layers, not {len(layers)}")
     name = order.name or f"{image.name[:40].rstrip('-')}-{secrets.token_hex(3)}"
@@ -100,9 +109,10 @@ def plan(cache: HostCache, order: Order) -> Plan:
     if order.source not in SOURCES:
         raise UsageError(f"{order.source!r} is not a source of context", hint=f"Write {', '.join(SOURCES)}.")
     more = given(order.context) if order.context else {}
-    document(
+    told = document(
         uuid=str(uuid.UUID(int=0)), name=name, image=image, layers=layers, lifetime=order.lifetime, more=more
     )
+    agree(told, declared)
     return Plan(
         image, tuple(layers), flavour, name, order.lifetime, order.network, order.source, more, order.tap
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from contextualize import context as guest
 from contextualize.errors import Refused
+from contextualize.manifest import Declared
 from kiosk.errors import PolicyError, UsageError
 from kiosk.model.names import ImageRef, LayerRef
 
@@ -54,12 +55,37 @@ def document(
     if life:
         context["life"] = life
     try:
-        guest.parse(data(context))
+        found = guest.parse(data(context))
+        if found.farm:
+            from contextualize.farm import drivers
+
+            drivers.check(found.farm)
     except Refused as e:
         raise UsageError(
             f"the guest would refuse this context: {e.reason}", hint="See `kiosk context schema`."
         ) from None
     return context
+
+
+def agree(context: Mapping[str, Any], layers: Sequence[Declared]) -> None:
+    """PolicyError where a guest with these layers would not come up by this document: two of them in conflict, a farm
+    that can't be joined by what both say of it, something that no site layer allows."""
+    from contextualize import farms, rules, switches
+    from contextualize.farm import drivers
+
+    found = guest.parse(data(context))
+    faults = list(rules.conflict_faults(layers))
+    try:
+        for switch in switches.needed(found):
+            switches.require(switches.allowed(layers), switch, f"something that needs {switch}")
+        if found.farm:
+            drivers.complete(farms.merged(found.farm, layers))
+    except Refused as e:
+        faults.append(e.reason)
+    if faults:
+        raise PolicyError(
+            f"the guest would refuse this: {faults[0]}", hint="A site's layer has `allows` and `farms`."
+        )
 
 
 def data(context: Mapping[str, Any]) -> bytes:

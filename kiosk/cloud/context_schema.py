@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from contextualize import context as c
-from contextualize.document import NAME, VERSION, LayerName
+from contextualize.document import FARM_KIND, NAME, SETTING, VERSION, LayerName
 
 ID = "https://json-schema.org/draft/2020-12/schema"
 
@@ -106,11 +106,13 @@ def _life() -> dict[str, Any]:
 def _farm() -> dict[str, Any]:
     return _object(
         {
-            "kind": _text(r"[a-z]{1,20}", "slurm, lsf or htcondor."),
+            "kind": _text(FARM_KIND, "slurm, lsf or htcondor."),
             "name": _text(NAME),
             "settings": _pairs(_text(r"[^\x00-\x1f\x7f]{0,2000}"), 50),
             "secrets": _pairs(_base64(64 * 1024), 20),
-            "timeout": _whole(10, 3600, "Seconds within which the farm must list the machine (600)."),
+            "timeout": _whole(
+                10, c.LONGEST_JOIN, "Seconds within which the farm must list the machine (600)."
+            ),
         },
         required=["kind", "name"],
     )
@@ -151,7 +153,7 @@ def _list(items: dict[str, Any], most: int, description: str | None = None) -> d
 def _pairs(values: dict[str, Any], most: int) -> dict[str, Any]:
     return {
         "type": "object",
-        "propertyNames": {"pattern": whole_pattern(c.SETTING)},
+        "propertyNames": {"pattern": whole_pattern(SETTING)},
         "additionalProperties": values,
         "maxProperties": most,
     }

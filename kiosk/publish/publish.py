@@ -11,19 +11,16 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kiosk import clock, files
 from kiosk.config import Settings
-from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError
-from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent, read_manifest
+from kiosk.errors import BusyError, CorruptError, PolicyError, StorageError
+from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent
 from kiosk.model.names import (
     Ref,
-    Version,
-    is_floor_path,
-    is_history_path,
     manifest_path,
     parse_manifest_path,
 )
@@ -31,6 +28,7 @@ from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
 from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.older import before, differences
+from kiosk.publish.signed import last_versions, published_indexes, read_published
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
 from kiosk.store.index import Tree
@@ -39,7 +37,6 @@ from kiosk.store.needs import needs
 from kiosk.store.objects import ObjectStore, named
 from kiosk.store.older import Older
 from kiosk.swarm.make import torrent
-from kiosk.trust.names import ROLLOUTS, served_target
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
 
@@ -278,45 +275,6 @@ class Counting(DirectoryStore):
                 self.new_objects += 1
                 self.new_bytes += made.size
         return made
-
-
-def last_versions(repository: Repository, ref: Ref, count: int) -> list[Manifest]:
-    """The newest versions of a name that are published, newest first."""
-    listed = repository.role(ref.role).signed.targets
-    found: list[tuple[Version, str]] = []
-    for path in listed:
-        other = parse_manifest_path(path)
-        if other is not None and other.base == ref.base and other.version is not None:
-            found.append((other.version, path))
-    newest = sorted(found, reverse=True)[:count]
-    return [read_published(repository, path, listed[path].hashes["sha256"]) for _, path in newest]
-
-
-def published_indexes(repository: Repository) -> Iterator[Object]:
-    """The indexes of all that is published, for a lost memory of known blocks."""
-    for role in [r for r in repository.roles() if r != ROLLOUTS]:
-        for path, target in repository.role(role).signed.targets.items():
-            if is_history_path(path) or is_floor_path(path):
-                continue
-            manifest = read_published(repository, path, target.hashes["sha256"])
-            yield from (a.index for a in manifest.artifacts.values() if a.index is not None)
-
-
-def read_published(repository: Repository, path: str, hexdigest: str) -> Manifest:
-    """A manifest from the repository's folder, checked against its signed digest."""
-    return read_manifest(read_target(repository, path, hexdigest), where=path)
-
-
-def read_target(repository: Repository, path: str, hexdigest: str) -> bytes:
-    """A target file from the repository's folder, checked against its signed digest."""
-    file = repository.folder / "targets" / served_target(path, hexdigest)
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError("this signed file is missing from the repository", where=str(file)) from None
-    if hashlib.sha256(data).hexdigest() != hexdigest:
-        raise CorruptError("differs from what was signed", where=str(file))
-    return data
 
 
 def without_indexes(manifest: Manifest) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,10 +10,9 @@ from kiosk.config import Settings
 from kiosk.errors import CorruptError, NotFoundError, UsageError
 from kiosk.model.floor import Floor
 from kiosk.model.history import History
-from kiosk.model.manifest import Manifest
-from kiosk.model.names import Ref, floor_path, is_floor_path, is_history_path
+from kiosk.model.manifest import Manifest, Object, read_manifest
+from kiosk.model.names import Ref, Version, floor_path, is_floor_path, is_history_path, parse_manifest_path
 from kiosk.model.rollout import Rollout, rollout_path
-from kiosk.publish.publish import read_published, read_target
 from kiosk.store import inventory
 from kiosk.trust.names import ROLLOUTS, served_target
 from kiosk.trust.signing.keys import Keys
@@ -120,3 +120,42 @@ def listed(settings: Settings) -> Listed:
                 inventory.Damage(object=target.file, path=path, what=e.what, versions=(target.path,))
             )
     return found
+
+
+def last_versions(repository: Repository, ref: Ref, count: int) -> list[Manifest]:
+    """The newest versions of a name that are published, newest first."""
+    listed = repository.role(ref.role).signed.targets
+    found: list[tuple[Version, str]] = []
+    for path in listed:
+        other = parse_manifest_path(path)
+        if other is not None and other.base == ref.base and other.version is not None:
+            found.append((other.version, path))
+    newest = sorted(found, reverse=True)[:count]
+    return [read_published(repository, path, listed[path].hashes["sha256"]) for _, path in newest]
+
+
+def published_indexes(repository: Repository) -> Iterator[Object]:
+    """The indexes of all that is published, for a lost memory of known blocks."""
+    for role in [r for r in repository.roles() if r != ROLLOUTS]:
+        for path, target in repository.role(role).signed.targets.items():
+            if is_history_path(path) or is_floor_path(path):
+                continue
+            manifest = read_published(repository, path, target.hashes["sha256"])
+            yield from (a.index for a in manifest.artifacts.values() if a.index is not None)
+
+
+def read_published(repository: Repository, path: str, hexdigest: str) -> Manifest:
+    """A manifest from the repository's folder, checked against its signed digest."""
+    return read_manifest(read_target(repository, path, hexdigest), where=path)
+
+
+def read_target(repository: Repository, path: str, hexdigest: str) -> bytes:
+    """A target file from the repository's folder, checked against its signed digest."""
+    file = repository.folder / "targets" / served_target(path, hexdigest)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError("this signed file is missing from the repository", where=str(file)) from None
+    if hashlib.sha256(data).hexdigest() != hexdigest:
+        raise CorruptError("differs from what was signed", where=str(file))
+    return data

@@ -39,7 +39,7 @@ quota_mb = 20000
 
 [farms.grid]
 kind = "slurm"
-settings = { controller = "slurm.example.org" }
+settings = { controllers = "slurm.example.org" }
 """
 DEMO = """
 kind = "experiment"
@@ -65,6 +65,14 @@ def recipe(folder: Path, text: str) -> Path:
     (folder / "files/bin/check").write_text("#!/bin/sh\n")
     (folder / "files/bin/check").chmod(0o755)
     return folder
+
+
+def test_a_farm_that_no_driver_would_take(terminal: Terminal, tmp_path: Path) -> None:
+    wrong = SITE.replace("controllers =", "controller =") + '[farms.other]\nkind = "pbs"\nsettings = {}\n'
+    code, _, err = terminal.run("layer", "lint", recipe(tmp_path / "site", wrong))
+    assert code == 10
+    assert "farm grid (slurm): unknown setting controller; it has " in err
+    assert "there is no driver 'pbs'" in err
 
 
 def test_layers_that_go_together(terminal: Terminal, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import stat
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from contextualize import context as guest
+from contextualize.document import LayerName
+from contextualize.manifest import Declared, Declares, FarmSettings
 from kiosk.cli import vm_start
 from kiosk.cloud import context, context_disk
 from kiosk.cloud.api import VmSpec
@@ -25,8 +28,8 @@ from kiosk.model.flavour import FLAVOURS
 from kiosk.model.names import ImageRef
 from tests.cloud.test_argv import RECORD, UEFI, values
 
-SECRET = "bm90IGZvciBleWVz"
-FARM = {"kind": "slurm", "name": "main", "secrets": {"munge": SECRET}}
+SECRET = base64.b64encode(b"not for eyes, and of a length that munge takes").decode()
+FARM = {"kind": "slurm", "name": "main", "settings": {"controllers": "ctl"}, "secrets": {"munge_key": SECRET}}
 WORDS: dict[str, Any] = {
     "uuid": "0c0ffee0-0000-4000-8000-000000000001",
     "name": "node-1",
@@ -49,7 +52,7 @@ def made(more: dict[str, Any], lifetime: int | None = None) -> guest.Context:
 def test_a_file_adds_to_what_kiosk_says(tmp_path: Path) -> None:
     more = context.given(file(tmp_path, {"farm": FARM, "scratch": {"swap": 512}, "life": {"jitter": 60}}))
     found = made(more, lifetime=3600)
-    assert found.farm is not None and found.farm.secrets == {"munge": b"not for eyes"}
+    assert found.farm is not None and found.farm.secrets == {"munge_key": base64.b64decode(SECRET)}
     assert found.scratch == guest.Scratch("scratch", "/scratch", 512)
     assert found.life == guest.Life(3600, 60)
 
@@ -77,7 +80,11 @@ def test_a_file_that_does_not_fit_is_told(tmp_path: Path, content: object, words
         {"life": []},
         {"scratch": {"device": "other"}},
         {"farm": {**FARM, "kind": "?"}},
-        {"farm": {**FARM, "secrets": {"munge": "?"}}},
+        {"farm": {**FARM, "secrets": {"munge_key": "?"}}},
+        {"farm": {**FARM, "kind": "pbs"}},
+        {"farm": {**FARM, "settings": {"server": "ctl"}}},
+        {"farm": {**FARM, "settings": {"controllers": "a b"}}},
+        {"farm": {**FARM, "secrets": {"munge": SECRET}}},
         {"network": {"address": "here"}},
     ],
 )
@@ -85,6 +92,62 @@ def test_a_mistake_is_told_before_a_vm_is_started(more: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         made(more, lifetime=3600)
     assert SECRET not in str(caught.value)
+
+
+SITE = LayerName.parse("site/a/base")
+DEMO = LayerName.parse("experiment/demo/software")
+
+
+def declares(**what: Any) -> Declares:
+    return Declares({}, (), (), (), **what)
+
+
+@pytest.mark.parametrize(
+    ("more", "layers", "words"),
+    [
+        ({"hooks": {"prolog": "true"}}, [], "no site layer of this machine allows hooks"),
+        (
+            {"user_data": "#!/bin/sh"},
+            [(DEMO, declares(allows=("user-data",)))],
+            "no site layer of this machine",
+        ),
+        (
+            {"farm": {**FARM, "settings": {}}},
+            [(SITE, declares(farms={"main": FarmSettings("slurm", {"partition": "p"})}))],
+            "the setting controllers is missing",
+        ),
+        (
+            {"farm": FARM},
+            [(SITE, declares(farms={"main": FarmSettings("slurm", {"controllers": "other"})}))],
+            "the context's controllers differs from what site/a/base has signed",
+        ),
+        (
+            {},
+            [(SITE, declares(health=("x",))), (DEMO, declares()), (DEMO, declares())],
+            "both declare prefix /opt/experiment/demo",
+        ),
+    ],
+)
+def test_what_the_guest_would_find_in_its_layers_is_told_before_a_vm_is_started(
+    more: dict[str, Any], layers: list[Declared], words: str
+) -> None:
+    told = context.document(**WORDS, lifetime=None, more=more)
+    with pytest.raises(PolicyError, match=words):
+        context.agree(told, layers)
+
+
+def test_a_site_that_allows_and_declares_what_is_asked_for() -> None:
+    more = {"farm": {**FARM, "settings": {}}, "hooks": {"prolog": "true"}}
+    signed = {"main": FarmSettings("slurm", {"controllers": "ctl"})}
+    told = context.document(**WORDS, lifetime=None, more=more)
+    context.agree(told, [(SITE, declares(allows=("hooks",), farms=signed))])
+
+
+def test_a_plan_asks_its_layers(cloud: QemuCloud, tmp_path: Path) -> None:
+    told = file(tmp_path, {"hooks": {"prolog": "true"}})
+    order = vm_start.Order("worker", ("site/a/base",), "tiny", "node-1", None, True, context=told)
+    with pytest.raises(PolicyError, match="no site layer of this machine allows hooks"):
+        vm_start.plan(cloud.cache, order)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
@@ -176,13 +239,16 @@ def test_a_document_is_checked_as_a_guest_does(tmp_path: Path) -> None:
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines())
     assert (lines["farm"], lines["secrets"], lines["allows"]) == (
         "main (slurm)",
-        "munge",
+        "munge_key",
         "hooks, root-login",
     )
     assert json.loads(kiosk("check", "-", "--json", stdin=told).stdout)["digest"].startswith("sha256:")
     wrong = kiosk("check", str(file(tmp_path, told.replace("node-1", "node_1"))))
     assert (wrong.returncode, wrong.stdout) == (UsageError.exit_code, "")
     assert "a guest would refuse this: context: node: name: 'node_1' is not valid" in wrong.stderr
+    unknown = kiosk("check", "-", stdin=told.replace('"controllers"', '"server"'))
+    assert unknown.returncode == UsageError.exit_code
+    assert "a guest would refuse this: farm main (slurm): unknown setting server; it has " in unknown.stderr
 
 
 def test_the_schema_is_printed() -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from kiosk.cli import vm_start
-from kiosk.cli.vm import age, seconds
+from kiosk.cli.vm_common import age, seconds
 from kiosk.cloud.api import Cloud, VmSpec
 from kiosk.cloud.qemu import argv, process, record
-from kiosk.cloud.qemu.driver import QemuCloud, boot_of
+from kiosk.cloud.qemu.driver import QemuCloud
+from kiosk.cloud.qemu.make import boot_of
 from kiosk.errors import CorruptError, GuestError, NotFoundError, PolicyError, UsageError, VerificationError
 from kiosk.model.names import ImageRef, manifest_path
 from kiosk.trust.client import TrustedRepository

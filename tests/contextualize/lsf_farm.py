@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,8 @@ class LsfMachine(FarmMachine):
         """The cluster's programs are called in this process, which is the same and much quicker; as others the
         tests of the simulated cluster run them."""
         if argv[0] == "pgrep":
-            return Answer(0, "\n".join(str(pid) for pid in self.units.left("kiosk-farm-sbatchd.service")), "")
+            there = self.units.left(f"kiosk-farm-{argv[-1]}.service")
+            return Answer(0 if there else 1, "\n".join(map(str, there)), "")
         program = Path(argv[0])
         if program.parent != self.path(BIN):
             return super().ask(argv, timeout, environment)
@@ -101,12 +103,16 @@ class LsfFarm:
         """All jobs end."""
         self.change(jobs=[])
 
-    def crash(self) -> None:
-        """The node's daemons are gone at once."""
+    def crash(self, *daemons: str) -> None:
+        """The node's daemons (all, when none is named) are gone at once."""
         with self.state() as state:
-            for pid in state["hosts"][self.node]["pids"].values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for name, pid in state["hosts"][self.node]["pids"].items():
+                if name in daemons or not daemons:
+                    with contextlib.suppress(ProcessLookupError):
+                        process = os.pidfd_open(pid)
+                        os.kill(pid, signal.SIGKILL)
+                        select.select([process], [], [], 10)
+                        os.close(process)
 
     def hosts(self, *options: str) -> dict[str, str]:
         """bhosts' word for each host."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from contextualize.errors import Refused
+from contextualize.machine import Answer
 from tests.contextualize.guest import FolderMachine
 
 
@@ -16,6 +17,7 @@ class Clocked(FolderMachine):
         super().__init__(root, context)
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.units: dict[str, str] = {}
+        self.blocks: dict[str, str] = {}
 
     def set_uptime(self, seconds: float) -> None:
         path = self.path("/proc/uptime")
@@ -28,12 +30,17 @@ class Clocked(FolderMachine):
             self.later.remove(item)
             item[1]()
 
-    def run(self, argv: Sequence[str], timeout: float = 60) -> str:
+    def ask(
+        self, argv: Sequence[str], timeout: float = 20, environment: Mapping[str, str] | None = None
+    ) -> Answer:
         if argv[:2] == ["systemctl", "is-active"]:
             state = self.units.get(argv[2], "active")
-            if state != "active":
-                raise Refused(f"{argv[2]}: {state}")
-            return state
+            return Answer(0 if state == "active" else 3, state, "")
+        return super().ask(argv, timeout, environment)
+
+    def run(self, argv: Sequence[str], timeout: float = 60) -> str:
+        if argv[:2] == ["dmsetup", "status"]:
+            return f"0 4096 verity {self.blocks.get(argv[2], 'V')}"
         return super().run(argv, timeout)
 
 

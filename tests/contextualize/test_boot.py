@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 import pytest
 
-from contextualize.stages.report import CONSOLE
-from tests.contextualize.guest import ROOT_HASH, Guest
+from contextualize.stages.report import CONSOLE, PORT
+from kiosk.cloud import report as kiosk_report
+from kiosk.cloud.qemu.record import Record
+from kiosk.cloud.qemu.state import contradiction
+from kiosk.model.flavour import FLAVOURS
+from tests.contextualize.guest import NODE, ROOT_HASH, Guest
 
 Squashfs = Callable[[dict[str, str]], bytes]
 UNIT = "[Service]\nUser=demo\nExecStart=/opt/experiment/demo/bin/hello\n"
@@ -61,6 +66,26 @@ def test_two_layers_are_mounted_and_carried_out(guest: Guest, squashfs: Squashfs
     )
     assert guest.machine.asked[-1][:3] == ("systemctl", "start", "--no-block")
     assert guest.machine.asked[-1][-1] == "demo-hello.service"
+
+
+def test_the_hypervisor_finds_its_vm_in_the_attestation_in_whatever_order_layers_were_asked_for(
+    guest: Guest, squashfs: Squashfs
+) -> None:
+    with_layers(guest, squashfs).context["layers"].reverse()
+    assert guest.boot() == 0
+    report = kiosk_report.read(guest.root / PORT.lstrip("/"))
+    attested = report.attestation["layers"]  # type: ignore[index]
+    assert [x["name"] for x in attested] == ["site/example/base", "experiment/demo/software"]  # type: ignore
+    asked = [f"{x['name']}@{x['version']}" for x in guest.context["layers"]]
+    assert asked[0].startswith("experiment/")
+    record = Record(
+        id="0c0ffee0", uuid=NODE, name="node-7", image="debian-12-minimal@20260301.1", layers=tuple(asked),
+        flavour=FLAVOURS["tiny"], boot="uefi", accel="tcg", network=False, created=datetime.now(timezone.utc),
+    )  # fmt: skip
+    assert contradiction(record, report, ROOT_HASH) is None
+    for layers in (asked[:1], [*asked, asked[0]], [asked[0], "site/example/base@2"]):
+        wrong = record.model_copy(update={"layers": tuple(layers)})
+        assert "not those asked for" in str(contradiction(wrong, report, ROOT_HASH))
 
 
 def test_the_attestation_says_what_was_verified_and_by_whose_key(guest: Guest, squashfs: Squashfs) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from contextualize import farms, switches
-from contextualize.context import Farm, LayerUse
+from contextualize.context import Farm
 from contextualize.document import LayerName
 from contextualize.errors import Refused
-from contextualize.manifest import Declares, FarmSettings, LayerManifest
-from contextualize.stages.verify import Layer
-from contextualize.trust import Signed
+from contextualize.manifest import Declared, Declares, FarmSettings
 from tests.contextualize.guest import Guest
 
 Squashfs = Callable[[dict[str, str]], bytes]
@@ -205,12 +203,9 @@ def test_a_file_that_kiosk_writes_from_another_layers_declaration(guest: Guest, 
     assert "which kiosk writes from what experiment/demo/software declares" in guest.refused()
 
 
-def verified(name: str, **declares: Any) -> Layer:
-    """A layer as verify gives it."""
-    parsed = LayerName.parse(name)
-    what = Declares({}, (), (), (), **declares)
-    manifest = LayerManifest(parsed, "1", parsed.prefix, ("x",), "sha256:" + "0" * 64, 4096, what)
-    return Layer(LayerUse(parsed, "1", "layer-0"), manifest, Signed("", b"", parsed.role, ()))
+def verified(name: str, **declares: Any) -> Declared:
+    """A layer and its declarations, as verify gives them."""
+    return LayerName.parse(name), Declares({}, (), (), (), **declares)
 
 
 def test_only_a_sites_word_switches_something_on() -> None:
@@ -218,16 +213,16 @@ def test_only_a_sites_word_switches_something_on() -> None:
     both = [verified(SITE, allows=("hooks",)), verified(DEMO, allows=("root-login",))]
     assert switches.allowed(both) == {"hooks"}
     with pytest.raises(Refused, match="no site layer of this machine allows root-login"):
-        switches.require(both, "root-login", "root_keys")
+        switches.require(switches.allowed(both), "root-login", "root_keys")
 
 
-FARM = Farm("slurm", "grid", {"partition": "long"}, {"key": b"secret"})
+FARM = Farm("slurm", "grid", {"partition": "long"}, {"munge_key": b"secret"})
 
 
 def test_what_the_site_has_signed_of_a_farm_stands_and_the_context_adds_the_rest() -> None:
-    layer = verified(SITE, farms={"grid": FarmSettings("slurm", {"controller": "slurm.example.org"})})
+    layer = verified(SITE, farms={"grid": FarmSettings("slurm", {"controllers": "slurm.example.org"})})
     merged = farms.merged(FARM, [layer])
-    assert merged.settings == {"partition": "long", "controller": "slurm.example.org"}
+    assert merged.settings == {"partition": "long", "controllers": "slurm.example.org"}
     assert merged.secrets == FARM.secrets
     assert farms.merged(FARM, [verified(SITE)]) == FARM
 

@@ -83,7 +83,7 @@ def test_the_document_may_be_packed(serve: Serve) -> None:
 
 
 def test_an_instance_without_user_data_ends(serve: Serve) -> None:
-    with pytest.raises(Refused, match="gave status 404 for /latest/user-data"):
+    with pytest.raises(Refused, match="has no /latest/user-data: this instance was started without any"):
         read(serve(handler(Service(INSTANCE))))
 
 

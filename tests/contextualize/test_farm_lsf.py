@@ -106,6 +106,15 @@ def test_it_closes_waits_for_its_jobs_and_leaves(lsf: LsfFarm) -> None:
     assert "lava1                   unavail" in lsf.said("lsload", "-w")
 
 
+@pytest.mark.parametrize("daemon", ["lim", "res", "sbatchd"])
+def test_a_daemon_that_has_died_is_seen_although_its_unit_stays_active(lsf: LsfFarm, daemon: str) -> None:
+    joined = join(lsf)
+    joined.check()
+    lsf.crash(daemon)
+    with pytest.raises(Refused, match=rf"farm batch: LSF's {daemon} does not run"):
+        joined.check()
+
+
 def test_a_lock_of_our_own_where_the_dialect_has_one(lsf: LsfFarm) -> None:
     join(lsf).close("revoked")
     with lsf.state() as state:

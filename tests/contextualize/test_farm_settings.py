@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -12,8 +11,9 @@ import pytest
 
 from contextualize.context import Farm
 from contextualize.errors import Refused
-from contextualize.farm import member
-from contextualize.farm.driver import Driver, Node, Seat, told
+from contextualize.farm import drivers, member
+from contextualize.farm.driver import Node, Seat, told
+from contextualize.farm.drivers import driver
 from contextualize.farm.services import Service, quoted
 from contextualize.farm.settings import checked, checked_secrets
 from tests.contextualize.farm_machine import FarmMachine
@@ -28,12 +28,7 @@ HOSTILE = ("a b", "a\tb", "a\nb", 'a"b', "a'b", "a$(id)", "a`id`", "a;b", "a\\b"
            "a\u00e9", "../x", "/tmp/x", "/opt/experiment/vo/bin", "/opt/site/../tmp", "$ENV(HOME)", "a|b")  # fmt: skip
 
 
-def driver(kind: str) -> Driver:
-    found: Driver = importlib.import_module(f"contextualize.farm.{kind}").DRIVER
-    return found
-
-
-@pytest.mark.parametrize("kind", member.DRIVERS)
+@pytest.mark.parametrize("kind", drivers.KINDS)
 def test_the_needed_settings_are_enough_and_defaults_are_of_their_patterns(kind: str) -> None:
     known = driver(kind).settings
     found = checked(Farm(kind, "f", NEEDED[kind], {}), known)
@@ -42,7 +37,7 @@ def test_the_needed_settings_are_enough_and_defaults_are_of_their_patterns(kind:
         assert re.fullmatch(setting.pattern, found[name]), name
 
 
-@pytest.mark.parametrize("kind", member.DRIVERS)
+@pytest.mark.parametrize("kind", drivers.KINDS)
 @pytest.mark.parametrize("value", HOSTILE)
 def test_no_setting_takes_a_value_that_breaks_out(kind: str, value: str) -> None:
     for name in driver(kind).settings:
@@ -50,7 +45,7 @@ def test_no_setting_takes_a_value_that_breaks_out(kind: str, value: str) -> None
             checked(Farm(kind, "f", {**NEEDED[kind], name: value}, {}), driver(kind).settings)
 
 
-@pytest.mark.parametrize("kind", member.DRIVERS)
+@pytest.mark.parametrize("kind", drivers.KINDS)
 def test_unknown_and_missing_settings_and_secrets_are_named_without_a_secrets_bytes(kind: str) -> None:
     known = driver(kind)
     with pytest.raises(Refused, match="unknown setting prolog; it has "):
@@ -72,7 +67,7 @@ def test_unknown_and_missing_settings_and_secrets_are_named_without_a_secrets_by
                 checked_secrets(Farm(kind, "f", {}, {}), known.secrets)
 
 
-@pytest.mark.parametrize("kind", member.DRIVERS)
+@pytest.mark.parametrize("kind", drivers.KINDS)
 def test_each_setting_and_secret_is_in_the_documentation(kind: str) -> None:
     text = (Path(__file__).parents[2] / "docs/farms.md").read_text()
     for name in (*driver(kind).settings, *driver(kind).secrets):
@@ -106,7 +101,7 @@ def test_words_of_a_unit_mean_themselves_to_systemd() -> None:
 def test_systemd_takes_the_units_as_they_are_written(tmp_path: Path) -> None:
     machine = FarmMachine(tmp_path / "root")
     units = []
-    for kind in member.DRIVERS:
+    for kind in drivers.KINDS:
         known = driver(kind)
         seat = Seat(machine, "f", NODE, checked(Farm(kind, "f", NEEDED[kind], {}), known.settings))
         for service in known.services(seat):

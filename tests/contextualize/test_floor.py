@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from contextualize.document import parts
 from contextualize.errors import Refused
-from contextualize.floor import below_floor, floor, floor_of, parts
+from contextualize.floor import below_floor, floor, floor_of
 from contextualize.trust import Trust
 from tests.contextualize.guest import Guest
 

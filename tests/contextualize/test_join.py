@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,20 @@ def test_a_boot_that_is_interrupted_after_joining_leaves_too(joining: JoiningGue
     with pytest.raises(KeyboardInterrupt):
         boot(joining.machine, Interrupted(joining.machine, patience=1))
     assert joining.left()
+
+
+def test_a_boot_that_takes_too_long_leaves_and_says_so(joining: JoiningGuest) -> None:
+    class Slow(Reporter):
+        def ready(self, attestation: Mapping[str, Any]) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+        def failed(self, stage: str, reason: str) -> None:
+            signal.raise_signal(signal.SIGTERM)  # a second one does not cut that off
+            super().failed(stage, reason)
+
+    before = signal.getsignal(signal.SIGTERM)
+    joining.guest.sign()
+    assert boot(joining.machine, Slow(joining.machine, patience=1)) == 1
+    assert joining.guest.refused().startswith("report: it was told to end: it took too long")
+    assert joining.left()
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextualize import rules, units
+from contextualize import rules, tree, units
 from contextualize.document import LayerName, Policy
 from contextualize.manifest import Declares, EtcFile, User
-from contextualize.rules import Entry
+from contextualize.tree import Entry
 
 SITE = LayerName("site", "example", "base")
 DEMO = LayerName("experiment", "demo", "software")
@@ -48,7 +48,7 @@ def declares(**what: object) -> Declares:
     ],
 )
 def test_links(path: str, target: str, good: bool) -> None:
-    assert (rules.link_fault(PREFIX, path, target) is None) == good
+    assert (tree.link_fault(PREFIX, path, target) is None) == good
 
 
 @given(
@@ -58,24 +58,24 @@ def test_links(path: str, target: str, good: bool) -> None:
 )
 def test_a_link_that_is_let_through_never_leaves(path: list[str], target: list[str], absolute: bool) -> None:
     text = ("/" if absolute else "") + "/".join(target)
-    if rules.link_fault(PREFIX, "/".join(path), text) is None:
+    if tree.link_fault(PREFIX, "/".join(path), text) is None:
         full = posixpath.normpath(posixpath.join(PREFIX, *path[:-1], text))
         assert full.startswith((PREFIX, "/usr/", "/opt/", "/etc/"))
 
 
 @given(st.text(max_size=40))
 def test_a_clean_path_stays_below_where_it_is_put(path: str) -> None:
-    if rules.clean(path):
+    if tree.clean(path):
         assert posixpath.normpath(f"/x/{path}") == f"/x/{path}"
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
 def test_a_layer_has_files_folders_and_links_only(kind: int) -> None:
-    assert list(rules.tree_faults(PREFIX, [Entry("x", kind | 0o644)]))
+    assert list(tree.tree_faults(PREFIX, [Entry("x", kind | 0o644)]))
 
 
 def test_too_many_files_are_counted_before_they_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "MOST_ENTRIES", 10)
+    monkeypatch.setattr(tree, "MOST_ENTRIES", 10)
     seen = []
 
     def endless() -> object:
@@ -83,7 +83,7 @@ def test_too_many_files_are_counted_before_they_are_looked_at(monkeypatch: pytes
             seen.append(1)
             yield Entry(f"f{len(seen)}", stat.S_IFREG | 0o644)
 
-    assert list(rules.tree_faults(PREFIX, endless())) == ["more than 10 files"]  # type: ignore[arg-type]
+    assert list(tree.tree_faults(PREFIX, endless())) == ["more than 10 files"]  # type: ignore[arg-type]
     assert len(seen) == 11
 
 

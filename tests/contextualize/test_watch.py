@@ -7,16 +7,23 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from contextualize.context import Farm
 from contextualize.document import LayerName
 from contextualize.errors import Refused
+from contextualize.farm import member
+from contextualize.farm.driver import Node, Seat
+from contextualize.farm.settings import checked
+from contextualize.farm.slurm import Slurm
 from contextualize.life import health, plan, requests, watch
 from contextualize.life.asked import asked
 from contextualize.life.plan import Plan
+from contextualize.trust import Signed
+from kiosk.cloud.metadata import Service, handler
 from tests.contextualize.guest import NODE
 from tests.contextualize.machines import Clocked
 
@@ -55,9 +62,14 @@ def test_a_file_on_the_context_disk_asks_for_a_drain(machine: Clocked) -> None:
 
 def test_opennebulas_variable_asks_too(machine: Clocked) -> None:
     (machine.context / "context.sh").write_text("ETH0_IP='192.0.2.1'\n")
-    assert asked(machine, "opennebula:/dev/sr0") is None
+    assert asked(machine, "opennebula:/dev/disk/by-label/CONTEXT") is None
     (machine.context / "context.sh").write_text("ETH0_IP='192.0.2.1'\nKIOSK_DRAIN=\"move\"\n")
-    assert asked(machine, "opennebula:/dev/sr0") == "the context asks for it: move"
+    assert asked(machine, "opennebula:/dev/disk/by-label/CONTEXT") == "the context asks for it: move"
+    (machine.context / "context.sh").write_text("KIOSK_DRAIN=''\n")
+    assert asked(machine, "opennebula:/dev/disk/by-label/CONTEXT") is None
+    (machine.context / "context.sh").write_text("KIOSK_DRAIN=$(hostname)\n")
+    with pytest.raises(Refused, match="not NAME='value'"):
+        asked(machine, "opennebula:/dev/disk/by-label/CONTEXT")
 
 
 def test_a_source_that_is_gone_changes_nothing_and_says_so(
@@ -69,35 +81,14 @@ def test_a_source_that_is_gone_changes_nothing_and_says_so(
     assert "the context's source: nothing changes: " in capsys.readouterr().out
 
 
-class Metadata(BaseHTTPRequestHandler):
-    """EC2's metadata service, second version. `answers` are by path."""
-
-    answers: dict[str, bytes]
-
-    def do_PUT(self) -> None:
-        self._answer(b"token-1" if self.path == "/latest/api/token" else None)
-
-    def do_GET(self) -> None:
-        known = self.headers["X-aws-ec2-metadata-token"] == "token-1"
-        self._answer(self.answers.get(self.path) if known else None)
-
-    def _answer(self, data: bytes | None) -> None:
-        self.send_response(404 if data is None else 200)
-        self.send_header("Content-Length", str(len(data or b"")))
-        self.end_headers()
-        self.wfile.write(data or b"")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def imds() -> Iterator[tuple[str, dict[str, bytes]]]:
-    answers: dict[str, bytes] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Metadata,), {"answers": answers}))
+    """A metadata service: what it has, by path below /latest/, can be changed."""
+    service = Service({})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(service))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield f"ec2:http://127.0.0.1:{server.server_port}", answers
+    yield f"ec2:http://127.0.0.1:{server.server_port}", service.content
     server.shutdown()
     thread.join()
     server.server_close()
@@ -109,15 +100,15 @@ def test_ec2s_tag_and_its_notice_of_the_end_are_seen_within_seconds(
     source, answers = imds
     plan.write(machine, planned(source))
     notice = json.dumps({"action": "terminate", "time": "2026-03-01T10:00:00Z"}).encode()
-    machine.later = [(1100, lambda: answers.update({"/latest/meta-data/spot/instance-action": notice}))]
+    machine.later = [(1100, lambda: answers.update({"meta-data/spot/instance-action": notice}))]
     assert watch.run(machine) == 0
     assert machine.uptime() < 1130
     assert requests.reasons(machine) == [
         "the cloud takes the machine back: terminate at 2026-03-01T10:00:00Z"
     ]
-    answers["/latest/meta-data/tags/instance/kiosk-drain"] = b"by the operator"
+    answers["meta-data/tags/instance/kiosk-drain"] = b"by the operator"
     assert asked(machine, source) == "the context asks for it: by the operator"
-    answers["/latest/meta-data/tags/instance/kiosk-drain"] = b"x" * 100_000
+    answers["meta-data/tags/instance/kiosk-drain"] = b"x" * 66_000
     with pytest.raises(Refused, match="more than"):
         asked(machine, source)
     with pytest.raises(Refused, match="does not answer"):
@@ -131,23 +122,30 @@ def floor(name: str, below: str, **more: object) -> bytes:
     return json.dumps({**said, **more}).encode()
 
 
-def revoked(floors: dict[str, bytes | Refused]) -> str | None:
-    def fetch(path: str, _role: str) -> bytes | None:
-        found = floors.get(path)
+class Floors:
+    """A repository of floors, by path, and of faults."""
+
+    def __init__(self, floors: dict[str, bytes | Refused]) -> None:
+        self._floors = floors
+
+    def optional(self, path: str, role: str) -> Signed | None:
+        found = self._floors.get(path)
         if isinstance(found, Refused):
             raise found
-        return found
+        return None if found is None else Signed(path, found, role, ())
 
-    return watch.below_floor(watch.items(planned()), fetch)
+
+def revoked(floors: dict[str, bytes | Refused]) -> str | None:
+    return watch.below(Floors(floors), planned())
 
 
 def test_what_runs_below_its_signed_floor_is_revoked() -> None:
     assert revoked({}) is None
     assert revoked({"images/worker/floor.json": floor("worker", "20260301.1")}) is None
     found = revoked({"images/worker/floor.json": floor("worker", "20260301.2")})
-    assert found == "worker@20260301.1 is revoked, as all below 20260301.2: CVE-1"
+    assert found == "worker@20260301.1 was revoked: nothing below 20260301.2 may run (CVE-1)"
     layer = {"layers/experiment/demo/software/floor.json": floor("experiment/demo/software", "2.10")}
-    assert str(revoked({**layer})).startswith("experiment/demo/software@2.1 is revoked")
+    assert str(revoked({**layer})).startswith("experiment/demo/software@2.1 was revoked")
 
 
 def test_a_floor_that_does_not_hold_revokes_nothing_and_hides_no_other() -> None:
@@ -237,12 +235,31 @@ def test_a_check_that_never_ends_or_talks_without_end_is_ended(
     ],
 )
 def test_the_machines_own_checks(well: Clocked, what: str, harm: object) -> None:
-    well.replace("/run/systemd/system/kiosk-farm-slurmd.service", b"")
+    known = {"controllers": "head.example.org", "memory": "1000"}
+    seat = Seat(
+        well,
+        "grid",
+        Node("node-7", "worker", "20260301.1"),
+        checked(Farm("slurm", "grid", known, {}), Slurm.settings),
+    )
+    member.Member(Slurm(), seat).remember()
     health.run(well)
     assert health._counts(well) == {}
     harm(well)  # type: ignore[operator]
     health.run(well)
     assert health._counts(well) == {what: 1}
+
+
+def test_a_corrupted_block_of_a_layer_is_enough(well: Clocked) -> None:
+    well.replace("/sys/block/dm-1/dm/name", b"kiosk-layer-0\n")
+    health.run(well)
+    assert well.asked == []
+    well.blocks["kiosk-layer-0"] = "C"
+    for _ in range(2):
+        health.run(well)
+    assert requests.reasons(well) == [
+        "health check layers failed: what was read of the layer on the disk layer-0 is not what was signed"
+    ]
 
 
 def test_only_programs_of_layers_that_run_here_are_started(well: Clocked) -> None:

@@ -199,6 +199,11 @@ def test_the_command(
     assert terminal.run(*words, "2", "--dry-run")[1] == "Would sign: the floor of worker at 2 revokes 1.\n"
     done = terminal.json(*words, "2", "--json")
     assert (done["floor"]["below"], done["revoked"], done["left"]) == ("2", ["1"], ["2"])
+    assert [(i["version"], i["revoked"]) for i in terminal.json("list") if i["name"] == "worker"] == [
+        ("1", WHY), ("2", None),
+    ]  # fmt: skip
+    assert f"revoked: {WHY}" in terminal.run("list")[1]
+    assert f"REVOKED    {WHY}" in terminal.run("show", "worker@1")[1]
     code, _, err = terminal.run(*words, "1")
     assert code == 10
     assert "a floor never goes down" in err

@@ -16,7 +16,6 @@ shows the VM and `stop` ends it and removes the folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import sys
 import time
@@ -29,34 +28,29 @@ from typing import Literal
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from kiosk import clock, files
-from kiosk.cloud import context, context_disk, untrusted
+from kiosk.cloud import untrusted
 from kiosk.cloud.api import Capabilities, VmSpec, VmState
 from kiosk.cloud.hostcache import HostCache
-from kiosk.cloud.qemu import accel, agent, argv, process, record, wire
+from kiosk.cloud.qemu import accel, agent, argv, make, process, record, wire
 from kiosk.cloud.qemu.record import Boot, End, Record
-from kiosk.cloud.qemu.state import state
+from kiosk.cloud.qemu.state import lost, state
 from kiosk.cloud.report import Report
 from kiosk.cloud.report import read as read_report
 from kiosk.errors import (
     BusyError,
     GuestError,
     KioskError,
-    MissingToolError,
     NotFoundError,
-    PolicyError,
     UsageError,
     VerificationError,
 )
 from kiosk.log import logger
 from kiosk.model.manifest import ImageManifest
 from kiosk.model.names import Ref
-from kiosk.run import detached, run, tool
+from kiosk.run import detached, tool
 
 log = logger(__name__)
 
-FIRMWARE = Path("/usr/share/OVMF")
-ESP = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
-"""A partition that UEFI firmware starts from, by its type in a GPT and in an MBR."""
 KEPT = ("vm.json", "end.json", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
 SPAWN, POWERDOWN, QUIT = 30.0, 60.0, 5.0
 DRAIN, DRAIN_LIMIT = "/usr/sbin/kiosk-drain", 60.0
@@ -80,17 +74,12 @@ class QemuCloud:
     def start(self, spec: VmSpec) -> VmState:
         """Starts a VM. Whatever stops it half-way, no process and no folder are left."""
         manifest = self.cache.image(spec.image)
-        boot = boot_of(manifest, self.boot)
-        if manifest.imported and spec.layers:
-            raise PolicyError(
-                f"{spec.image} is imported: kiosk's agent, which mounts layers, is not in it",
-                hint="Start it without --layer.",
-            )
-        _possible(spec, boot)
+        boot = make.boot_of(manifest, self.boot)
+        make.possible(spec, manifest, boot)
         chosen = accel.choose(self.accel, self.vms / "accel.json")
         with self._intent(spec, chosen, boot, reports=not manifest.imported) as (folder, made):
             try:
-                disks = self._make(folder, made, spec, manifest)
+                disks = make.disks(folder, made, spec, manifest, self.cache)
                 self._spawn(folder, made, disks)
             except BaseException:
                 self._end_process(made.uuid)
@@ -103,14 +92,14 @@ class QemuCloud:
         alive = process.running()
         found = [state for folder in self._folders() if (state := self._look(folder, alive)) is not None]
         known = {state.id for state in found}
-        found += [_lost(uuid) for uuid in self._lost(alive) if uuid[:8] not in known]
+        found += [lost(uuid) for uuid in self._lost(alive) if uuid[:8] not in known]
         return sorted(found, key=lambda s: (s.created, s.id))
 
     def stop(self, id: str, *, now: bool = False) -> None:
         """Ends a VM and removes its folder: asks the guest to shut down, then ends QEMU, then kills it."""
-        lost = [uuid for uuid in self._lost(process.running()) if uuid.startswith(id)]
-        if len(id) == 8 and lost:
-            self._end_process(lost[0])
+        without = [uuid for uuid in self._lost(process.running()) if uuid.startswith(id)]
+        if len(id) == 8 and without:
+            self._end_process(without[0])
             return
         folder = self.folder(id)
         with self._not_starting(folder):
@@ -224,51 +213,6 @@ class QemuCloud:
             retrying(lambda: stack.enter_context(files.locked(self.vms / "lock", what="the list of VMs")))
             yield
 
-    def _make(self, folder: Path, made: Record, spec: VmSpec, manifest: ImageManifest) -> argv.Disks:
-        """The VM's own disks, and where the others are."""
-        base = self.cache.file(manifest, "disk").resolve()
-        layers = tuple(self.cache.file(self.cache.layer(ref), "layer").resolve() for ref in spec.layers)
-        scratch = made.flavour.scratch << 30
-        with files.storage_errors(folder):
-            run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, folder / argv.OVERLAY],
-                timeout=60,
-            )
-            run(["qemu-img", "create", "-q", "-f", "qcow2", folder / argv.SCRATCH, str(scratch)], timeout=60)
-            self._tell(folder, made, spec)
-            for name in (argv.CONSOLE_LOG, argv.REPORT):
-                (folder / name).touch(mode=0o600)
-        return argv.Disks(
-            folder=folder,
-            layers=layers,
-            firmware=_firmware(folder) if made.boot == "uefi" else None,
-            kernel=self._kernel(manifest, made) if made.boot == "direct-kernel" else None,
-            largest=max(scratch, manifest.artifacts["disk"].size),
-        )
-
-    def _tell(self, folder: Path, made: Record, spec: VmSpec) -> None:
-        """Writes the context down for its source: a disk, or the files of a metadata service."""
-        told = context.document(
-            uuid=made.uuid,
-            name=made.name,
-            image=spec.image,
-            layers=spec.layers,
-            lifetime=made.lifetime,
-            more=spec.context,
-        )
-        if made.source != "ec2":
-            context_disk.make_disk(folder / argv.CONTEXT, told, spec.bundle, made.source)
-            return
-        files_ = folder / argv.METADATA_FILES
-        files_.mkdir(mode=0o700)
-        files.write(files_ / "user-data", context.data(told), mode=0o600)
-        files.write(files_ / "instance-id", f"i-{made.uuid.replace('-', '')[:17]}".encode(), mode=0o600)
-
-    def _kernel(self, manifest: ImageManifest, made: Record) -> argv.Kernel:
-        kernel, initrd = (self.cache.file(manifest, name) for name in ("kernel", "initrd"))
-        word = " kiosk.context=ec2" if made.source == "ec2" else ""
-        return argv.Kernel(kernel, initrd, f"{manifest.cmdline}{word}")
-
     def _spawn(self, folder: Path, made: Record, disks: argv.Disks) -> None:
         """Starts QEMU in the background, and waits until its monitor answers: then all its devices are made."""
         tool("qemu-system-x86_64")
@@ -328,7 +272,7 @@ class QemuCloud:
         return state(
             found,
             alive=found.uuid in alive,
-            starting=_starting(folder),
+            starting=record.starting(folder),
             report=read_report(folder / argv.REPORT),
             end=record.read_end(folder),
             root_hash=self._root_hash(found),
@@ -350,65 +294,3 @@ class QemuCloud:
 
     def _absent(self, id: str) -> NotFoundError:
         return NotFoundError(f"there is no VM {id[:80]!r}", where=str(self.vms), hint="See `kiosk vm list`.")
-
-
-def boot_of(manifest: ImageManifest, wanted: Boot | None) -> Boot:
-    """How a VM of this image boots: as is wanted, or as suits it. UsageError where there is no kernel to start."""
-    has_kernel = "kernel" in manifest.artifacts and "initrd" in manifest.artifacts
-    if wanted == "direct-kernel" and not has_kernel:
-        raise UsageError(
-            f"{manifest.ref} has no kernel beside its disk (it is imported), so there is none to start directly",
-            hint="Leave out --direct-kernel: its disk is started by firmware.",
-        )
-    if wanted is not None:
-        return wanted
-    if has_kernel:
-        return "direct-kernel"
-    return "uefi" if any(p.type.upper() in ESP for p in manifest.partitions) else "bios"
-
-
-def _possible(spec: VmSpec, boot: Boot) -> None:
-    """UsageError where a VM can't be told by its source."""
-    if spec.source != "ec2":
-        return
-    if boot != "direct-kernel":
-        raise UsageError(
-            "a guest is told on its kernel's command line to ask a metadata service, and its firmware has no such line",
-            hint="Leave out --uefi.",
-        )
-    if not spec.network:
-        raise UsageError("a metadata service needs a network", hint="Leave out --no-network.")
-    if not spec.context.get("repository"):
-        raise UsageError(
-            "no signed metadata comes with EC2's user data, so the guest must know where to fetch it",
-            hint='Say it in the --context file: {"repository": {"url": "http://kiosk.example.org"}}',
-        )
-
-
-def _lost(uuid: str) -> VmState:
-    """The state of a VM that runs without its folder."""
-    reason = "it runs, but its folder was removed (stop it to end it)"
-    return VmState(uuid[:8], uuid, "?", "?", (), "?", "failed", clock.now(), reason=reason)
-
-
-def _starting(folder: Path) -> bool:
-    """Whether a kiosk is still making this VM: then it holds the lock."""
-    try:
-        with (folder / "start.lock").open("rb") as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
-
-
-def _firmware(folder: Path) -> Path:
-    """UEFI firmware, and this VM's own copy of its variables."""
-    code, variables = FIRMWARE / "OVMF_CODE_4M.fd", FIRMWARE / "OVMF_VARS_4M.fd"
-    if not code.exists() or not variables.exists():
-        raise MissingToolError(
-            "there is no UEFI firmware for VMs", where=str(code), hint="apt-get install ovmf"
-        )
-    shutil.copyfile(variables, folder / argv.VARS)
-    return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -73,3 +74,15 @@ def read_end(folder: Path) -> End | None:
         return None
     except (OSError, VerificationError):
         return End(reason="end.json can't be read")
+
+
+def starting(folder: Path) -> bool:
+    """Whether a kiosk is still making this VM: then it holds the lock."""
+    try:
+        with (folder / "start.lock").open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kiosk import clock
 from kiosk.cloud.api import Phase, VmState
 from kiosk.cloud.qemu.record import End, Record
 from kiosk.cloud.report import Report
@@ -68,7 +69,13 @@ def contradiction(record: Record, report: Report, root_hash: str | None) -> str 
     if root_hash is not None and image.get("root_hash") != root_hash:
         return f"the guest runs on another root than {record.image}'s"
     found = layers if isinstance(layers, list) else []
-    names = tuple(f"{x.get('name')}@{x.get('version')}" for x in found if isinstance(x, dict))
-    if names != record.layers:
+    names = [f"{x.get('name')}@{x.get('version')}" for x in found if isinstance(x, dict)]
+    if sorted(names) != sorted(record.layers):  # in which order they apply is the guest's own rule
         return f"the guest's attestation has the layers {', '.join(names) or '(none)'}, not those asked for"
     return None
+
+
+def lost(uuid: str) -> VmState:
+    """The state of a VM that runs without its folder."""
+    reason = "it runs, but its folder was removed (stop it to end it)"
+    return VmState(uuid[:8], uuid, "?", "?", (), "?", "failed", clock.now(), reason=reason)
