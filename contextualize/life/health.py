@@ -2,7 +2,8 @@
 
 A check that fails LIMIT times in a row asks for a drain; one that succeeds is forgotten. A site's program runs as
 root, an experiment's as a user that its layer declares, or as one that nothing else on the machine has. Every program
-has a minute, whatever it starts, and what it prints at its end is the reason. A program that can't be started has failed: it is part of a layer that was verified.
+has a minute, whatever it starts, and what it prints at its end is the reason. A program that can't be started has
+failed: it is part of a layer that was verified.
 """
 
 from __future__ import annotations
