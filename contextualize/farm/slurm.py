@@ -201,14 +201,15 @@ class Slurm(Driver):
         return Look("open", f"{found}", listed=True)
 
     def close(self, seat: Seat, reason: str) -> None:
-        """Drains the node. Slurm closes it in one step: no job is sent after the state is seen."""
+        """Drains the node. Slurm closes it in one step: no job is sent after the state is seen. A node that is only
+        down is not closed: it may come back and get jobs."""
         said = ""
         for pause in (1.0, 2.0, 0.0):
             answer = self._update(seat, "drain", reason)
             if UNREACHED.search(answer.err):
                 raise Refused(f"farm {seat.farm}: the controller did not drain {seat.name()}: {answer.said}")
             shown, found = self._show(seat)
-            if found and found.states & (CLOSED | {"DOWN"}):
+            if found and found.states & CLOSED:
                 return
             if found is None and self._unknown(shown):
                 return
@@ -227,8 +228,8 @@ class Slurm(Driver):
         raise Refused(f"farm {seat.farm}: whether {seat.name()} has jobs can't be told: {answer.said}")
 
     def _steps(self, seat: Seat) -> Set[str]:
-        """The jobs that have a step here, by what their processes call themselves."""
-        answer = seat.machine.ask(["pgrep", "-a", "-f", r"^slurmstepd: \["])
+        """The jobs that have a step here, by what root's processes call themselves: others can call themselves so."""
+        answer = seat.machine.ask(["pgrep", "-U", "root", "-a", "-f", r"^slurmstepd: \["])
         return set(re.findall(r"slurmstepd: \[([0-9]+)", answer.out))
 
     def leave(self, seat: Seat, reason: str) -> None:
