@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import posixpath
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, List, Optional
 
 if __package__ in ("", None):  # started by its path, which Python takes for where modules are
@@ -50,7 +51,7 @@ def _life(machine: Machine, reporter: Reporter, verb: str, rest: str) -> int:
         from contextualize.life import drain
 
         if verb == "leave":
-            return drain.leave(machine, reporter, member)
+            return drain.leave(machine, reporter, partial(member, ends=True))
         return drain.Drain(machine, reporter, member).run(rest or None)
     if verb == "ask":
         from contextualize.life import requests
@@ -69,13 +70,13 @@ def _life(machine: Machine, reporter: Reporter, verb: str, rest: str) -> int:
     return 2
 
 
-def member(machine: Machine) -> Optional[Member]:
-    """The machine's place in its farm, or None where it has joined none."""
+def member(machine: Machine, *, ends: bool = False) -> Optional[Member]:
+    """The machine's place in its farm, or None where it has joined none. `ends`: the machine is being shut down."""
     try:
         farm = importlib.import_module("contextualize.farm.member")
     except ModuleNotFoundError:
         return None
-    found: Optional[Member] = farm.load(machine)
+    found: Optional[Member] = farm.load(machine, ends=ends)
     return found
 
 

@@ -58,12 +58,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a driver works: the machine, the farm's name, the node, and the settings, which are checked."""
+    """Where a driver works: the machine, the farm's name, the node, and the settings, which are checked. `ends`: the
+    machine is shut down, and systemd stops the daemons' units only once we are done."""
 
     machine: Machine
     farm: str
     node: Node
     settings: Mapping[str, str]
+    ends: bool = False
 
     def path(self, absolute: str) -> str:
         """Where a path of the machine is, as programs see it."""

@@ -255,11 +255,13 @@ class Slurm(Driver):
             seat.machine.sleep(2)
 
     def _known(self, seat: Seat) -> Dict[str, str]:
-        """The environment of Slurm's programs after slurmd's end, which takes its link to the configuration."""
+        """The environment of Slurm's programs after slurmd's end, which takes its link to the configuration, but not
+        the configuration in its spool folder."""
         environment = dict(self.environment(seat))
         link = seat.machine.path(CACHE)
-        if seat.settings["config"] == "configless" and link.exists():
-            environment["SLURM_CONF"] = str(link.resolve())
+        if seat.settings["config"] == "configless":
+            kept = seat.path(f"{seat.settings['spool']}/conf-cache/slurm.conf")
+            environment["SLURM_CONF"] = str(link.resolve()) if link.exists() else kept
         return environment
 
     @staticmethod

@@ -44,6 +44,7 @@ class Seat:
         self.jobs = jobs
         self.deaf: set[str] = set()
         self.said: list[str] = []
+        self.last: list[bool] = []
 
     def _say(self, verb: str, word: str) -> None:
         if verb in self.deaf:
@@ -57,5 +58,6 @@ class Seat:
         self._say("busy", "busy")
         return self.jobs
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, *, last: bool = True) -> None:
+        self.last.append(last)
         self._say("leave", f"leave: {reason}")
