@@ -122,6 +122,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("verify"):
         verified = verify.run(machine, found.context, found.bundle)
         context.release(machine)
+        network.start_clock(machine, found.context)
     with stage("layers"):
         layers.run(machine, verified.layers)
     with stage("apply"):
