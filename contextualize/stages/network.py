@@ -2,8 +2,8 @@
 
 DHCP is the image's own default and needs nothing here. That the network is up is not waited for: a later stage that
 needs it tries until it is there. A metadata service still has the context and its secrets: from here on no user but
-root reaches its addresses. Nobody vouches for the time servers: they are asked only once the metadata was verified, whose
-expiry goes by the clock.
+root reaches its addresses. Nobody vouches for the time servers: they are asked only once the metadata was verified,
+whose expiry goes by the clock.
 """
 
 from __future__ import annotations
