@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import posixpath
 import sys
+from functools import partial
 from typing import List
 
 if __package__ in ("", None):  # started by its path, which Python takes for where modules are
@@ -47,7 +48,7 @@ def _life(machine: Machine, reporter: Reporter, verb: str, rest: str) -> int:
         from contextualize.life import drain
 
         if verb == "leave":
-            return drain.leave(machine, reporter, member.load)
+            return drain.leave(machine, reporter, partial(member.load, ends=True))
         return drain.Drain(machine, reporter, member.load).run(rest or None)
     if verb == "ask":
         from contextualize.life import requests

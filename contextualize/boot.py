@@ -1,8 +1,9 @@
 """The stages in order, and what happens when one of them refuses: the machine specified, or no machine.
 
 Ends with status 0 only when every stage has succeeded and the hypervisor was told so. With any other
-status systemd never reaches kiosk-ready.target and powers the machine off (kiosk-contextualize.service).
-A boot that systemd ends, as it takes too long or the machine is shut down, leaves its farm and says so too.
+status systemd never reaches kiosk-ready.target and powers the machine off (kiosk-contextualize.service). SIGTERM
+(the boot took too long, or the machine is shut down) ends the boot like a refusal; from a second one on it is passed
+over, so that the farm is left in any case.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import os
 import signal
 import time
-from typing import Dict, Iterator
+from types import FrameType
+from typing import Dict, Iterator, Optional
 
 from contextualize import farms, switches
 from contextualize.errors import Refused
@@ -56,58 +58,58 @@ def processor() -> float:
     return sum(os.times()[:4])
 
 
-class Ended(BaseException):
-    """Somebody ends the boot, whatever it is doing."""
-
-    reason = "it was told to end: it took too long, or the machine is shut down"
+class Told(BaseException):
+    """SIGTERM came."""
 
 
-class Termination:
-    """SIGTERM raises Ended, once, and only as long as it is heeded: what is then undone is not cut off."""
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """Within it the first SIGTERM raises Told, wherever the boot is; programs that it runs get their own."""
 
-    def __init__(self) -> None:
-        self.heeded = True
+    def first(_number: int, _frame: Optional[FrameType]) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise Told
 
-    def __enter__(self) -> Termination:
-        self._before = signal.signal(signal.SIGTERM, self._came)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _came(self, *_: object) -> None:
-        if self.heeded:
-            self.heeded = False
-            raise Ended
+    before = signal.signal(signal.SIGTERM, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def boot(machine: Machine, reporter: Reporter) -> int:
     """Goes through the stages; 0 when the machine is ready, 1 when it must not live."""
     print(f"begins after {processor():.2f} s of processor time", flush=True)
     stage = Progress(reporter)
-    with Termination() as termination:
+    with _told_to_stop():
         try:
             _stages(machine, reporter, stage)
-        except (Refused, Ended) as e:
-            termination.heeded = False
-            print(f"failed in {stage.stage}: {e.reason}", flush=True)
-            _undo(machine, stage.stage)
-            reporter.failed(stage.stage, e.reason)
+        except Refused as e:
+            _end(machine, reporter, stage.stage, e.reason)
+            return 1
+        except Told:
+            _end(machine, reporter, stage.stage, "was told to stop, or took too long (SIGTERM)")
             return 1
         except BaseException as e:  # a fault of this program: told to the hypervisor, then as it was
-            termination.heeded = False
-            _undo(machine, stage.stage)
-            reporter.failed(stage.stage, f"{type(e).__name__}: {e}")
+            _end(machine, reporter, stage.stage, f"{type(e).__name__}: {e}")
             raise
     return 0
 
 
-def _undo(machine: Machine, stage: str) -> None:
-    """No job may start on, or believe in, a machine that is about to stop."""
-    from contextualize.stages import join
+def _end(machine: Machine, reporter: Reporter, stage: str, reason: str) -> None:
+    """Says why, and then takes back what there is: no job may start on, or believe in, a machine that is about to
+    stop. Nothing that goes wrong with the one keeps the other from being done."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    print(f"failed in {stage}: {reason}", flush=True)
+    reporter.failed(stage, reason)
+    with contextlib.suppress(OSError):
+        machine.path(attest.ATTESTATION).unlink(missing_ok=True)
+    try:
+        from contextualize.stages import join
 
-    join.undo(machine, f"its boot failed in {stage}")
-    machine.path(attest.ATTESTATION).unlink(missing_ok=True)
+        join.undo(machine, f"its boot failed in {stage}")
+    except BaseException as e:  # noqa: BLE001 - the reason of the boot's end is the one that counts
+        print(f"could not leave the farm: {type(e).__name__}: {e}", flush=True)
 
 
 def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
@@ -120,6 +122,7 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("verify"):
         verified = verify.run(machine, found.context, found.bundle)
         context.release(machine)
+        network.start_clock(machine, found.context)
     with stage("layers"):
         layers.run(machine, verified.layers)
     with stage("apply"):
@@ -138,13 +141,13 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("attest"):
         attestation = attest.run(machine, found, verified, stage.seconds, switched_on)
         apply.start(machine, [*attest.TIMERS, *services])
+    if found.context.hooks.epilog is not None:
+        with stage("hooks"):
+            hooks.epilog(machine, found)
     if found.context.farm:
         from contextualize.stages import join  # most of a boot's imports; not every machine has a farm
 
         with stage("join"):
             join.run(machine, found.context, farms.merged(found.context.farm, declared))
-    if found.context.hooks.epilog is not None:
-        with stage("hooks"):
-            hooks.epilog(machine, found)
     stage.stage = "report"
     reporter.ready(attestation)

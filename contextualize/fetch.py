@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from typing import IO, Any, Iterator, List, Optional
+from typing import IO, Any, Iterator, List, Optional, Tuple
 from urllib.parse import urlsplit
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
@@ -113,22 +113,26 @@ def _words(error: Exception) -> str:
 
 
 class _Watch:
-    """Ends a connection that goes on for too long, however slowly its bytes come: headers too."""
+    """Opens connections, and ends one that goes on for too long, however slowly its bytes come: those of a proxy's
+    answer to CONNECT, of a TLS handshake, of headers too."""
 
     def __init__(self) -> None:
-        self.socket: Optional[socket.socket] = None
+        self._held: Optional[socket.socket] = None
+        self._end = 0.0
 
     @contextlib.contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
         """Raises OSError when the block's connection had to be ended after some seconds."""
         late = threading.Event()
-        self.socket = None
+        self._hold(None)
+        self._end = time.monotonic() + seconds
 
         def end() -> None:
             late.set()
-            if self.socket is not None:
+            held = self._held
+            if held is not None:
                 with contextlib.suppress(OSError):
-                    self.socket.shutdown(socket.SHUT_RDWR)
+                    held.shutdown(socket.SHUT_RDWR)
 
         timer = threading.Timer(seconds, end)
         timer.daemon = True
@@ -140,9 +144,37 @@ class _Watch:
                 raise
         finally:
             timer.cancel()
-            self.socket = None
+            timer.join()
+            self._hold(None)
         if late.is_set():
             raise OSError(f"not done within {seconds:.0f} s")
+
+    def connect(self, address: Tuple[str, int], timeout: float, _source: object = None) -> socket.socket:
+        """Connects to the first address of a host that answers, in the time that is left for all of them."""
+        fault: OSError = OSError(f"{address[0]} has no address")
+        for family, kind, protocol, _name, where in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+            left = self._end - time.monotonic()
+            if left <= 0:
+                break
+            one = socket.socket(family, kind, protocol)
+            try:
+                one.settimeout(min(timeout, left))
+                one.connect(where)
+                one.settimeout(timeout)
+                self._hold(one.dup())  # TLS takes the socket itself away
+            except OSError as e:
+                one.close()
+                fault = e
+            else:
+                if time.monotonic() < self._end:
+                    return one
+                one.close()
+        raise fault
+
+    def _hold(self, one: Optional[socket.socket]) -> None:
+        before, self._held = self._held, one
+        if before is not None:
+            before.close()
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
@@ -163,14 +195,14 @@ def _handlers(watch: _Watch) -> List[Any]:
     """What opens connections, for the watch to see."""
 
     class Http(http.client.HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            watch.socket = self.sock
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            self._create_connection = watch.connect
 
     class Https(http.client.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            watch.socket = self.sock
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            self._create_connection = watch.connect
 
     class OpenHttp(urllib.request.HTTPHandler):
         def http_open(self, req: Any) -> Any:

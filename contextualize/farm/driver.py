@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a driver works: the machine, the farm's name, the node, and the settings, which are checked."""
+    """Where a driver works: the machine, the farm's name, the node, and the settings, which are checked. `ends`: the
+    machine is shut down, and systemd stops the daemons' units only once we are done."""
 
     machine: Machine
     farm: str
     node: Node
     settings: Mapping[str, str]
+    ends: bool = False
 
     def path(self, absolute: str) -> str:
         """Where a path of the machine is, as programs see it."""
@@ -74,10 +77,25 @@ class Seat:
         return self.node.name if full else self.node.name.split(".")[0]
 
     def folder(self, path: str, mode: int = 0o755, owner: str = "root") -> None:
-        """Makes a folder that belongs to a user."""
+        """Makes a folder that belongs to a user. One that is there already, on a disk that had jobs before, is
+        taken only where nobody else can have put it or anything above it there; Refused otherwise."""
+        uid, gid = (0, 0) if owner == "root" else self.machine.account(owner)
+        at = ""
+        for part in path.strip("/").split("/"):
+            at = f"{at}/{part}"
+            if not self.machine.exists(at):
+                break
+            found = self.machine.path(at).lstat()
+            open_to_all = found.st_mode & stat.S_IWOTH and (at == path or not found.st_mode & stat.S_ISVTX)
+            if found.st_uid not in ((0, uid) if at == path else (0,)) or open_to_all:
+                raise Refused(
+                    f"farm {self.farm}: {at} is of the user {found.st_uid} with the mode "
+                    f"{stat.S_IMODE(found.st_mode):04o}: somebody else may have made it; "
+                    "take it away, or use an empty disk"
+                )
         self.machine.folder(path, mode)
         if owner != "root":
-            self.machine.chown(path, *self.machine.account(owner))
+            self.machine.chown(path, uid, gid)
         self.machine.path(path).chmod(mode)
 
     def memory(self) -> int:

@@ -130,8 +130,9 @@ class HTCondor(Driver):
             raise Refused(f"farm {seat.farm}: {seat.name()} was not closed: {answer.said}")
 
     def busy(self, seat: Seat) -> int:
-        """Each running job has a starter here; a slot that the collector still shows as claimed is one too."""
-        starters = seat.machine.ask(["pgrep", "-x", "condor_starter"])
+        """Each running job has a starter here, whose real user is root whatever it acts as; a slot that the collector
+        still shows as claimed is one too."""
+        starters = seat.machine.ask(["pgrep", "-U", "root", "-x", "condor_starter"])
         here = len(starters.out.split())
         answer, slots = self._slots(seat)
         if answer.status and not here:

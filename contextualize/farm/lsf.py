@@ -252,8 +252,8 @@ class Lsf(Driver):
         return everything.status == 0 and table and rows(everything.out, seat.name()) is None
 
     def _here(self, seat: Seat) -> int:
-        """sbatchd has one child of its own name for each job."""
-        answer = seat.machine.ask(["pgrep", "-x", "sbatchd"])
+        """sbatchd has one child of its own name, and root's like itself, for each job."""
+        answer = seat.machine.ask(["pgrep", "-U", "root", "-x", "sbatchd"])
         return max(0, len(answer.out.split()) - 1)
 
     def leave(self, seat: Seat, reason: str) -> None:

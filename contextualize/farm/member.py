@@ -63,13 +63,20 @@ class Member:
         never reads as no jobs."""
         return self._driver.busy(self._seat)
 
-    def leave(self, reason: str = "leaves the farm") -> None:
-        """Takes the node off the farm and stops the farm's daemons; jobs that still run are lost. The daemons
-        are stopped and the secrets wiped even where the farm can't be told, which is then the Refused."""
+    def leave(self, reason: str = "leaves the farm", *, last: bool = True) -> None:
+        """Takes the node off the farm and stops the farm's daemons; jobs that still run are lost. At the `last` try
+        the daemons are stopped and the secrets wiped even where the farm can't be told, which is then the Refused;
+        before it, what another try needs is kept."""
         try:
             self._driver.leave(self._seat, told(reason))
-        finally:
+        except Refused:
+            if last:
+                self._stop()
+            raise
+        except BaseException:
             self._stop()
+            raise
+        self._stop()
 
     def _stop(self) -> None:
         """Nothing of the farm is left on the machine."""
@@ -161,8 +168,8 @@ def join(machine: Machine, farm: Farm, node: Node) -> Member:
     return member
 
 
-def load(machine: Machine) -> Optional[Member]:
-    """The member that an earlier process joined, or None."""
+def load(machine: Machine, *, ends: bool = False) -> Optional[Member]:
+    """The member that an earlier process joined, or None. `ends`: the machine is being shut down (see Seat)."""
     if not machine.exists(MEMORY):
         return None
     f = read(machine.read(MEMORY), MEMORY)
@@ -172,6 +179,5 @@ def load(machine: Machine) -> Optional[Member]:
     settings: Dict[str, str] = f.pairs("settings", SETTING, SETTING_VALUE, 50)
     driver = drivers.driver(kind)
     known = Node(node.text("name", r".{1,253}"), node.text("image", NAME), node.text("version", VERSION))
-    return Member(
-        driver, Seat(machine, name, known, checked(Farm(kind, name, settings, {}), driver.settings))
-    )
+    found = checked(Farm(kind, name, settings, {}), driver.settings)
+    return Member(driver, Seat(machine, name, known, found, ends))

@@ -16,6 +16,8 @@ from contextualize.farm.driver import Seat, template
 UNITS = "/run/systemd/system"
 ANSWERS = 20.0
 """Seconds that a daemon has, once started, until it answers."""
+ENDS = 10.0
+"""Seconds that a daemon has to end while the machine is shut down."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,23 @@ def start(seat: Seat, service: Service, environment: Mapping[str, str]) -> None:
 
 
 def stop(seat: Seat, service: Service) -> None:
-    """Stops a daemon, started or not, and takes its unit away."""
-    if seat.machine.exists(f"{UNITS}/{service.unit}"):
+    """Stops a daemon, started or not, and takes its unit away. While the machine is shut down, systemd would stop
+    the unit after the one in which we run: there the daemon itself is told, and its unit stays."""
+    if seat.ends:
+        _end(seat, service)
+    elif seat.machine.exists(f"{UNITS}/{service.unit}"):
         seat.machine.systemctl("stop", service.unit)
         seat.machine.ask(["systemctl", "reset-failed", service.unit])
         seat.machine.path(f"{UNITS}/{service.unit}").unlink()
+
+
+def _end(seat: Seat, service: Service) -> None:
+    """Ends a daemon without any job of systemd's, as its unit's KillMode would have it."""
+    alone = bool({"KillMode=process", "KillMode=mixed"}.intersection(service.lines))
+    seat.machine.ask(["systemctl", "kill", *(["--kill-who=main"] if alone else []), service.unit])
+    end = seat.machine.clock() + ENDS
+    while service.kind != "oneshot" and running(seat, service) and seat.machine.clock() < end:
+        seat.machine.sleep(0.2)
 
 
 def running(seat: Seat, service: Service) -> bool:

@@ -215,14 +215,15 @@ class Slurm(Driver):
         return " 22.05" in seat.machine.ask([slurmd, "-V"]).out
 
     def close(self, seat: Seat, reason: str) -> None:
-        """Drains the node. Slurm closes it in one step: no job is sent after the state is seen."""
+        """Drains the node. Slurm closes it in one step: no job is sent after the state is seen. A node that is only
+        down is not closed: it may come back and get jobs."""
         said = ""
         for pause in (1.0, 2.0, 0.0):
             answer = self._update(seat, "drain", reason)
             if UNREACHED.search(answer.err):
                 raise Refused(f"farm {seat.farm}: the controller did not drain {seat.name()}: {answer.said}")
             shown, found = self._show(seat)
-            if found and found.states & (CLOSED | {"DOWN"}):
+            if found and found.states & CLOSED:
                 return
             if found is None and self._unknown(shown):
                 return
@@ -241,8 +242,8 @@ class Slurm(Driver):
         raise Refused(f"farm {seat.farm}: whether {seat.name()} has jobs can't be told: {answer.said}")
 
     def _steps(self, seat: Seat) -> Set[str]:
-        """The jobs that have a step here, by what their processes call themselves."""
-        answer = seat.machine.ask(["pgrep", "-a", "-f", r"^slurmstepd: \["])
+        """The jobs that have a step here, by what root's processes call themselves: others can call themselves so."""
+        answer = seat.machine.ask(["pgrep", "-U", "root", "-a", "-f", r"^slurmstepd: \["])
         return set(re.findall(r"slurmstepd: \[([0-9]+)", answer.out))
 
     def leave(self, seat: Seat, reason: str) -> None:
@@ -268,11 +269,13 @@ class Slurm(Driver):
             seat.machine.sleep(2)
 
     def _known(self, seat: Seat) -> Dict[str, str]:
-        """The environment of Slurm's programs after slurmd's end, which takes its link to the configuration."""
+        """The environment of Slurm's programs after slurmd's end, which takes its link to the configuration, but not
+        the configuration in its spool folder."""
         environment = dict(self.environment(seat))
         link = seat.machine.path(CACHE)
-        if seat.settings["config"] == "configless" and link.exists():
-            environment["SLURM_CONF"] = str(link.resolve())
+        if seat.settings["config"] == "configless":
+            kept = seat.path(f"{seat.settings['spool']}/conf-cache/slurm.conf")
+            environment["SLURM_CONF"] = str(link.resolve()) if link.exists() else kept
         return environment
 
     @staticmethod

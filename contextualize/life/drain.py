@@ -26,6 +26,8 @@ FIRST, LONGEST = 2.0, 60.0
 """Seconds between two looks at the jobs: short at first, as most drains find few of them."""
 LEAVE_TRIES = 3
 MOST_REPORTS = 500
+END, AFTER = "kiosk-drain-end", 300
+"""The timer of an early drain, and how many seconds after the drain's last moment it ends the machine."""
 SLACK = 5
 """A timer may fire so many seconds early by this program's reckoning."""
 
@@ -39,8 +41,8 @@ class Member(Protocol):
     def busy(self) -> int:
         """The jobs that are here; Refused when that can't be told."""
 
-    def leave(self, reason: str) -> None:
-        """Takes the machine off the farm."""
+    def leave(self, reason: str, *, last: bool = True) -> None:
+        """Takes the machine off the farm; at the last try nothing of it is left here, whatever it says."""
 
 
 Load = Callable[[Machine], Optional[Member]]
@@ -100,7 +102,18 @@ class Drain:
         reason = asked[0] if asked else "asked for on the machine (systemctl start kiosk-drain)"
         until = min(int(uptime) + plan.patience, max(plan.stops, int(uptime)))
         print(f"drains, until {until - int(uptime)} s from now at the latest: {reason}", flush=True)
+        if until < plan.stops:
+            self._end_at(until + AFTER)
         return State(reason, int(uptime), until)
+
+    def _end_at(self, uptime: int) -> None:
+        """An early drain has an end of its own: the timer that the boot has set comes much later, and still comes."""
+        seconds = max(1, round(uptime - self._machine.uptime()))
+        words = ["systemd-run", f"--unit={END}", f"--on-active={seconds}", "--timer-property=AccuracySec=1s"]
+        try:
+            self._machine.run([*words, "systemctl", "start", "--no-block", "kiosk-stop.service"])
+        except Refused as e:  # it is there already where a drain was killed before it had kept anything
+            print(f"{END}.timer was not set: {e.reason}", flush=True)
 
     def _keep(self, plan: Plan, now: State) -> State:
         """Keeps the state with all that was asked meanwhile, tells everybody, and returns it."""
@@ -173,7 +186,7 @@ class Drain:
                 break
             try:
                 if member is not None:
-                    member.leave(now.reason)
+                    member.leave(now.reason, last=not left)
                     print("has left the farm", flush=True)
                     break
             except Refused as e:

@@ -4,32 +4,33 @@
     farm            the daemons of the farm live              each program of a layer ends with status 0
 
 A check that fails LIMIT times in a row asks for a drain, a corrupted layer at once; a check that succeeds is
-forgotten. A site's program runs as
-root, an experiment's as a user that its layer declares, or as nobody. Every program has a minute, and what it prints
-at its end is the reason. A program that can't be started has failed: it is part of a layer that was verified.
+forgotten. A site's program runs as root, an experiment's as a user that its layer declares, or as one that nothing
+else on the machine has. Every program has a minute, whatever it starts, and what it prints at its end is the reason. A
+program that can't be started has failed: it is part of a layer that was verified.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
+import select
 import signal
 import subprocess
-import threading
+import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from contextualize import verity
-from contextualize.document import LayerName, read
+from contextualize.document import GUEST_PATH, LayerName, read
 from contextualize.errors import Refused
 from contextualize.farm import member
 from contextualize.life import plan as plans
 from contextualize.life import requests
 from contextualize.life.plan import YEARS, Plan
 from contextualize.machine import PRIVATE, Machine
-from contextualize.manifest import INSIDE
 from contextualize.stages.report import plain
 
 PROGRAMS, COUNTS = f"{PRIVATE}/health.json", f"{PRIVATE}/health-counts.json"
@@ -41,16 +42,18 @@ OUTPUT = 2000
 STUCK = 900
 """Seconds after which checks that have not ended count as a fault of the machine: a disk that hangs, hangs them."""
 FREE = 1 << 20
-NOBODY = "nobody"
+OWN = 65100
+"""The user number, and the group's, of the first layer's checks where the layer declares no user, and so on: numbers
+that Debian reserves and nobody gets, so that no job can end a check, nor one layer's check that of another."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A layer's check: its absolute path, and the account that it runs as."""
+    """A layer's check: its absolute path, and the account that it runs as, by name or by number."""
 
     name: str
     path: str
-    user: str
+    user: Union[str, int]
 
 
 def run(machine: Machine) -> int:
@@ -121,7 +124,7 @@ def _mounts(machine: Machine) -> List[str]:
 
 def _writable(machine: Machine, folder: str) -> None:
     """A file can be written to the disk there, and read again. A full disk is no fault: jobs fill disks."""
-    path = machine.path(f"{folder}/.kiosk-health-{os.getpid()}")
+    path = machine.path(f"{folder}/.kiosk-health-{os.urandom(16).hex()}")  # that no job can have made before
     data = os.urandom(4096)
     at = os.statvfs(path.parent)
     if at.f_flag & os.ST_RDONLY:
@@ -157,23 +160,21 @@ def programs(machine: Machine, plan: Plan) -> Iterator[Program]:
     """The layers' programs; those of a layer that does not run here are none."""
     if not machine.exists(PROGRAMS):
         return
-    here = {str(name) for name, _ in plan.layers}
+    here = [str(name) for name, _ in plan.layers]
     for item in read(b'{"checks":' + machine.read(PROGRAMS) + b"}", PROGRAMS).items("checks", 200):
         f = read(json.dumps(item).encode(), PROGRAMS)
-        layer, inside = LayerName.parse(f.text("layer", LayerName.PATTERN)), f.text("program", INSIDE)
-        path = inside if inside.startswith("/") else f"{layer.prefix}/{inside}"
+        layer, path = LayerName.parse(f.text("layer", LayerName.PATTERN)), f.text("program", GUEST_PATH)
         if str(layer) not in here or not path.startswith(f"{layer.prefix}/") or ".." in path.split("/"):
             raise Refused(f"{PROGRAMS}: {path:.120} is not a program of a layer that runs here")
-        user = "root" if layer.kind == "site" else (plan.users or {}).get(str(layer), NOBODY)
+        user: Union[str, int] = "root"
+        if layer.kind == "experiment":
+            user = (plan.users or {}).get(str(layer), OWN + here.index(str(layer)))
         yield Program(f"{layer} {path.rpartition('/')[2]}", path, user)
 
 
 def _program(machine: Machine, program: Program) -> None:
     """Runs a layer's program; Refused with the end of what it printed unless its status is 0."""
-    try:
-        account = pwd.getpwnam(program.user)
-    except KeyError:
-        raise Refused(f"there is no user {program.user}") from None
+    uid, gid = (program.user,) * 2 if isinstance(program.user, int) else _account(program.user)
     root = os.getuid() == 0
     with subprocess.Popen(
         [machine.path(program.path)],
@@ -183,37 +184,49 @@ def _program(machine: Machine, program: Program) -> None:
         cwd="/",
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
         start_new_session=True,
-        user=account.pw_uid if root else None,
-        group=account.pw_gid if root else None,
+        user=uid if root else None,
+        group=gid if root else None,
         extra_groups=[] if root else None,
     ) as process:
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
+        try:
+            said = _tail(process, time.monotonic() + SECONDS)
+        finally:
             _kill(process.pid)
-
-        timer = threading.Timer(SECONDS, end)
-        timer.start()
-        said = _tail(process)
         status = process.wait()
-        timer.cancel()
-        _kill(process.pid)
-    if late.is_set():
+    if said is None:
         raise Refused(f"was not done after {SECONDS:.0f} s")
     if status:
         raise Refused(f"status {status}: {said.decode(errors='replace').strip()[-200:] or 'no word'}")
 
 
-def _tail(process: subprocess.Popen[bytes]) -> bytes:
-    """The end of what a program prints, however much that is."""
+def _account(name: str) -> Tuple[int, int]:
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        raise Refused(f"there is no user {name}") from None
+    return found.pw_uid, found.pw_gid
+
+
+def _tail(process: subprocess.Popen[bytes], end: float) -> Optional[bytes]:
+    """The end of what a program has printed when it ends, however much that is, and whoever else still holds its
+    pipe; None when it has not ended in time. The program is not waited for yet: its number stays its own."""
     assert process.stdout is not None
-    kept = b""
-    while True:
-        data = os.read(process.stdout.fileno(), 1 << 16)
-        if not data:
-            return kept
-        kept = (kept + data)[-OUTPUT:]
+    pipe, ended = process.stdout.fileno(), os.pidfd_open(process.pid)
+    os.set_blocking(pipe, False)
+    waiting, kept, over = [pipe, ended], b"", False
+    try:
+        while not over and time.monotonic() < end:
+            over = ended in select.select(waiting, [], [], max(0.0, end - time.monotonic()))[0]
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(
+                    pipe, 1 << 20
+                )  # a pipe holds less: the last read has all that was said before the end
+                if not data and pipe in waiting:
+                    waiting.remove(pipe)
+                kept = (kept + data)[-OUTPUT:]
+    finally:
+        os.close(ended)
+    return kept if over else None
 
 
 def _kill(group: int) -> None:

@@ -1,7 +1,7 @@
 """Stage `access`: lets the holders of the context's keys in as root, where a site layer allows it.
 
-The keys take the place of all that the image has for root. The machine's own host keys are made by
-kiosk-ssh-keys.service, anew for each machine.
+The keys take the place of those that the image has for root where sshd looks by default. The machine's own host keys
+are made by kiosk-ssh-keys.service, anew for each machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextualize.errors import Refused
 from contextualize.machine import Machine
 from contextualize.switches import ROOT_LOGIN, require
 
-KEYS = "/root/.ssh/authorized_keys"
+KEYS, SECOND = "/root/.ssh/authorized_keys", "/root/.ssh/authorized_keys2"
 SSHD = ("/usr/sbin/sshd", "/usr/bin/sshd")
 
 
@@ -24,5 +24,6 @@ def run(machine: Machine, context: Context, allowed: FrozenSet[str]) -> List[str
         raise Refused("the context has root_keys, and this image has no ssh server")
     machine.folder("/root/.ssh", 0o700)
     machine.path("/root/.ssh").chmod(0o700)
+    machine.path(SECOND).unlink(missing_ok=True)
     machine.replace(KEYS, "".join(f"{key}\n" for key in context.root_keys).encode(), 0o600)
     return [ROOT_LOGIN]

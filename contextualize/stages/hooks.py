@@ -1,9 +1,9 @@
 """Stage `hooks`: what the context has done as root, where a site layer allows it.
 
-The prolog runs before the attestation is written, and the user data after it; the epilog runs once the machine has
-joined its farm. Each has a time limit; what it prints goes to the journal, line by line, and the last of it is the
-reason when it fails. What is not allowed, and what nothing here understands, ends the machine before anything of it
-has run.
+The prolog runs before the attestation is written, and the user data after it; the epilog runs once the attestation is
+there and before the farm is joined, so that no job is lost when it fails. Each has a time limit; what it prints goes to
+the journal, line by line, and the last of it is the reason when it fails. What is not allowed, and what nothing here
+understands, ends the machine before anything of it has run.
 """
 
 from __future__ import annotations

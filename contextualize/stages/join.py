@@ -1,6 +1,6 @@
 """Stage `join`: makes the machine a member of its farm, after the attestation is there for the farm's jobs to read.
 
-When it returns, jobs may already run. A boot that fails later leaves the farm again.
+It is the last one: when it returns, jobs may already run. A boot that ends all the same leaves the farm again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def undo(machine: Machine, reason: str) -> None:
     with contextlib.suppress(Refused):
         joined = member.load(machine)
         if joined:
-            with contextlib.suppress(Refused):
-                joined.close(reason)
-            joined.leave(reason)
+            try:
+                with contextlib.suppress(Refused):
+                    joined.close(reason)
+            finally:
+                joined.leave(reason)

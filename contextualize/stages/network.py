@@ -2,7 +2,8 @@
 
 DHCP is the image's own default and needs nothing here. That the network is up is not waited for: a later stage that
 needs it tries until it is there. A metadata service still has the context and its secrets: from here on no user but
-root reaches its addresses.
+root reaches its addresses. Nobody vouches for the time servers: they are asked only once the metadata was verified,
+whose expiry goes by the clock.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ def run(machine: Machine, context: Context) -> None:
         _time(machine, context)
     for address in METADATA:
         machine.only_root(address)
+
+
+def start_clock(machine: Machine, context: Context) -> None:
+    """Has the clock set by the context's time servers from now on."""
+    if context.time_servers:
+        machine.systemctl("--no-block", "restart", "systemd-timesyncd.service")
 
 
 def _address(machine: Machine, network: Network) -> None:
@@ -95,4 +102,3 @@ def _time(machine: Machine, context: Context) -> None:
     if not any(machine.exists(path) for path in TIMESYNCD):
         raise Refused("the context has time_servers, and this image has no systemd-timesyncd")
     machine.replace(TIME, f"[Time]\nNTP={' '.join(context.time_servers)}\nFallbackNTP=\n".encode())
-    machine.systemctl("--no-block", "restart", "systemd-timesyncd.service")

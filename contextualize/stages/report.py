@@ -7,9 +7,11 @@ is bounded in time, and a missing channel is passed over.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
+import sys
 import termios
 import time
 from typing import Any, Mapping, Optional
@@ -66,16 +68,24 @@ class Reporter:
             fd = os.open(self._machine.path(path), flags)
         except OSError:
             return
+        end = time.monotonic() + self._patience
         try:
             with contextlib.suppress(OSError):
-                self._write_all(fd, data)
+                self._write_all(fd, data, end)
                 if os.isatty(fd):
-                    termios.tcdrain(fd)
+                    self._sent(fd, end)
         finally:
             os.close(fd)
 
-    def _write_all(self, fd: int, data: bytes) -> None:
-        end = time.monotonic() + self._patience
+    def _sent(self, fd: int, end: float) -> None:
+        """Waits until a terminal has sent what it holds; one that somebody has halted never would."""
+        while int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder):
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.01)
+        termios.tcdrain(fd)
+
+    def _write_all(self, fd: int, data: bytes, end: float) -> None:
         while data and time.monotonic() < end:
             try:
                 data = data[os.write(fd, data) :]

@@ -56,7 +56,7 @@ def schema() -> dict[str, Any]:
                 "hooks": _object(
                     {
                         "prolog": _text(c.TEXT, "Runs as root before the attestation is written."),
-                        "epilog": _text(c.TEXT, "Runs as root once the farm is joined."),
+                        "epilog": _text(c.TEXT, "Runs as root before the farm is joined."),
                     },
                     required=[],
                 ),

@@ -51,6 +51,7 @@ class Seat:
         self.jobs = jobs
         self.deaf: set[str] = set()
         self.said: list[str] = []
+        self.last: list[bool] = []
 
     def _say(self, verb: str, word: str) -> None:
         if verb in self.deaf:
@@ -64,5 +65,6 @@ class Seat:
         self._say("busy", "busy")
         return self.jobs
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, *, last: bool = True) -> None:
+        self.last.append(last)
         self._say("leave", f"leave: {reason}")

@@ -43,6 +43,10 @@ class Node:
     def drain(self, reason: str | None = None) -> int:
         return Drain(self.machine, Reporter(self.machine, patience=1), self.load).run(reason)
 
+    def asked(self) -> list[tuple[str, ...]]:
+        """What systemd was asked for, but for timers."""
+        return [words for words in self.machine.asked if words[0] != "systemd-run"]
+
     def reports(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.machine.read(PORT).splitlines()]
 
@@ -62,7 +66,7 @@ def node(tmp_path: Path) -> Make:
 def test_without_a_farm_there_is_nothing_to_wait_for(node: Make) -> None:
     one = node()
     assert one.drain("a test") == 0
-    assert one.machine.asked == [OFF]
+    assert one.asked() == [OFF]
     assert [(r["state"], r["reason"]) for r in one.reports()][-1] == ("stopping", "a test")
     assert one.reports()[0]["state"] == "draining"
     assert (one.life()["state"], one.life()["reason"]) == ("stopping", "a test")
@@ -86,7 +90,7 @@ def test_jobs_that_run_at_the_limit_are_counted_in_the_report(node: Make) -> Non
     assert one.drain("a test") == 0
     assert one.machine.uptime() == pytest.approx(1600, abs=1)
     assert one.reports()[-1]["reason"] == "a test; 3 jobs still ran"
-    assert one.machine.asked == [OFF]
+    assert one.asked() == [OFF]
 
 
 @pytest.mark.parametrize("deaf", ["close", "busy"])
@@ -112,8 +116,9 @@ def test_a_farm_that_can_not_be_left_does_not_keep_the_machine(node: Make) -> No
     seat.deaf = {"leave"}
     one = node(seat)
     assert one.drain("a test") == 0
-    assert one.machine.asked == [OFF]
+    assert one.asked() == [OFF]
     assert one.machine.uptime() < 1100
+    assert seat.last == [False, False, True]
 
 
 def test_a_membership_that_can_not_be_read_is_waited_for(node: Make) -> None:
@@ -161,6 +166,19 @@ def test_an_early_drain_brings_the_shutdown_time_forward(node: Make) -> None:
     assert before - after == pytest.approx(DAY - 400, abs=5)
 
 
+def test_an_early_drain_has_an_end_of_its_own_whatever_becomes_of_it(node: Make) -> None:
+    one = node(Seat(jobs=1), patience=600)
+    assert one.drain("a test") == 0
+    (timer,) = [words for words in one.machine.asked if words[0] == "systemd-run"]
+    assert timer[1:4] == ("--unit=kiosk-drain-end", "--on-active=900", "--timer-property=AccuracySec=1s")
+    assert timer[4:] == ("systemctl", "start", "--no-block", "kiosk-stop.service")
+    aged = node(Seat(jobs=1), drains=1000)
+    aged.machine.path(state.STATE).unlink()
+    aged.machine.set_uptime(1000)
+    assert aged.drain() == 0
+    assert aged.asked() == aged.machine.asked
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing of the process runs after it."""
 
@@ -184,7 +202,7 @@ def test_it_goes_on_wherever_it_was_killed(node: Make, after: int, monkeypatch: 
         assert one.drain("a test") == 0
     except Killed:
         assert one.drain() == 0
-    assert one.machine.asked == [OFF]
+    assert one.asked() == [OFF]
     reason = "a test" if after else "asked for on the machine (systemctl start kiosk-drain)"
     assert one.reports()[-1]["reason"] == reason
     assert [word for word in seat.said if word.startswith("leave")] == [f"leave: {reason}"]
@@ -208,7 +226,7 @@ def test_a_real_process_killed_while_it_waits_goes_on_with_its_reason(node: Make
         assert process.stdout is not None
         assert any(line == "waits\n" for line in process.stdout)
         assert one.drain("from a second one") == 0  # told, and not in its way
-        assert one.machine.asked == []
+        assert one.asked() == []
         process.send_signal(signal.SIGKILL)
     one.seat = Seat(jobs=0)
     assert one.drain() == 0

@@ -116,6 +116,20 @@ def test_a_collector_that_can_not_be_reached_is_named(pool: Pool) -> None:
     assert nothing_left(pool)
 
 
+def test_a_pool_that_could_not_be_told_is_told_at_the_next_try(pool: Pool) -> None:
+    joined = pool.join()
+    pool.change(up=False)
+    with pytest.raises(Refused, match="may still know"):
+        joined.leave(last=False)
+    assert pool.machine.exists("/run/kiosk/condor/tokens.d/pool")
+    pool.change(up=True)
+    again = member.load(pool.machine)
+    assert again is not None
+    again.leave()
+    assert pool.slots() == []
+    assert nothing_left(pool)
+
+
 def test_a_collector_that_does_not_answer_never_reads_as_no_jobs(pool: Pool) -> None:
     joined = pool.join()
     pool.change(up=False)

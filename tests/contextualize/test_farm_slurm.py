@@ -222,8 +222,35 @@ def test_an_unreachable_controller_never_reads_as_no_jobs(
     finally:
         cluster.configure(most=64)
     joined.close("age")
-    joined.leave()
+    cluster.stop_controller()
+    try:
+        with pytest.raises(Refused, match="the controller did not delete wn-1"):
+            joined.leave(last=False)
+    finally:
+        cluster.configure(most=64)
+    assert machine.units.alive() == ["kiosk-farm-munged.service"]
+    again = member.load(machine)
+    assert again is not None
+    again.leave()
+    assert cluster.nodes() == []
     assert nothing_left(machine)
+
+
+def test_a_node_that_is_shut_down_leaves_without_a_word_to_systemd_which_waits_for_it(
+    cluster: SlurmCluster, machine: FarmMachine, farm: Callable[..., Farm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.join(machine, farm(), NODE)
+
+    def waits_for_us(*words: str) -> None:
+        raise AssertionError(f"systemctl {words} never ends")
+
+    monkeypatch.setattr(machine, "systemctl", waits_for_us)
+    joined = member.load(machine, ends=True)
+    assert joined is not None
+    joined.leave("it was told to shut down")
+    assert cluster.nodes() == []
+    assert machine.units.alive() == []
+    assert not machine.exists(member.MEMORY)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ that mean it no good."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -237,6 +238,40 @@ def test_bytes_that_come_one_by_one_end_too(web: Web, drip: Callable[[BaseHTTPRe
     with pytest.raises(DownloadError, match="not done within"):
         ask(web, most=1 << 20)
     assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("proxied", [True, False])
+def test_an_answer_to_connect_and_a_handshake_that_come_byte_by_byte_end_too(proxied: bool) -> None:
+    begins = b"HTTP/1.0 200 OK\r\nX: " if proxied else b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"
+    taken = []
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+                threading.Thread(target=drip_on, args=(taken[-1],), daemon=True).start()
+
+    def drip_on(one: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            one.sendall(begins)
+            while True:
+                one.sendall(b"x")
+                time.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, daemon=True).start()
+        here = f"127.0.0.1:{server.getsockname()[1]}"
+        repository = (
+            Repository("https://192.0.2.1", f"http://{here}") if proxied else Repository(f"https://{here}")
+        )
+        begin = time.monotonic()
+        with pytest.raises(DownloadError, match="not done within"):
+            Remote(repository, patience=0.5, file=0.3, pause=0.05).download_bytes(f"{repository.url}/x", 10)
+        assert time.monotonic() - begin < 5
+        server.shutdown(socket.SHUT_RDWR)
+    for one in taken:
+        one.close()
+    assert taken
 
 
 def test_a_file_that_is_cut_off_is_asked_for_again(web: Web) -> None:

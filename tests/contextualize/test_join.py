@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from contextualize.farm import member
 from contextualize.machine import Answer
 from contextualize.stages.attest import ATTESTATION
 from contextualize.stages.report import Reporter
+from tests.contextualize.conftest import Files
 from tests.contextualize.guest import FolderMachine, Guest
 from tests.contextualize.lsf_farm import BIN, SERVER, LsfFarm
 
@@ -26,10 +29,14 @@ class JoiningMachine(FolderMachine):
         super().__init__(root, context)
         self.lsf = lsf
         self.attested: list[bool] = []
+        self.leaves: Callable[[Sequence[str]], None] = lambda words: None
 
     def systemctl(self, *words: str) -> None:
         if len(words) > 1 and words[1].startswith("kiosk-farm-"):
-            self.attested.append(self.exists(ATTESTATION))
+            if words[0] == "start":
+                self.attested.append(self.exists(ATTESTATION))
+            else:
+                self.leaves(words)
             self.lsf.machine.systemctl(*words)
         else:
             super().systemctl(*words)
@@ -111,11 +118,11 @@ def test_a_setting_that_the_driver_does_not_know_stops_the_machine(joining: Join
 def test_a_boot_that_fails_after_joining_closes_the_host_and_leaves(joining: JoiningGuest) -> None:
     class Failing(Reporter):
         def ready(self, attestation: Mapping[str, Any]) -> None:
-            raise Refused("the epilog failed")
+            raise Refused("a last doubt")
 
     joining.guest.sign()
     assert boot(joining.machine, Failing(joining.machine, patience=1)) == 1
-    assert joining.guest.refused() == "report: the epilog failed"
+    assert joining.guest.refused() == "report: a last doubt"
     assert joining.lsf.hosts()["node-7"] == "closed_Adm"
     assert joining.left()
 
@@ -131,18 +138,51 @@ def test_a_boot_that_is_interrupted_after_joining_leaves_too(joining: JoiningGue
     assert joining.left()
 
 
-def test_a_boot_that_takes_too_long_leaves_and_says_so(joining: JoiningGuest) -> None:
-    class Slow(Reporter):
-        def ready(self, attestation: Mapping[str, Any]) -> None:
-            signal.raise_signal(signal.SIGTERM)
+def test_a_boot_that_systemd_ends_while_it_joins_says_so_and_leaves(joining: JoiningGuest) -> None:
+    """SIGTERM, when the boot takes too long or the machine is shut down; one more comes while it leaves."""
+    stop, undone = joining.machine.sleep, []
 
-        def failed(self, stage: str, reason: str) -> None:
-            signal.raise_signal(signal.SIGTERM)  # a second one does not cut that off
-            super().failed(stage, reason)
+    def told(_seconds: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
+    def leaves(words: Sequence[str]) -> None:
+        undone.append(joining.guest.reports()[-1]["state"])
+        told(0)
+
+    joining.machine.sleep, joining.machine.leaves = told, leaves  # type: ignore[method-assign]
     before = signal.getsignal(signal.SIGTERM)
-    joining.guest.sign()
-    assert boot(joining.machine, Slow(joining.machine, patience=1)) == 1
-    assert joining.guest.refused().startswith("report: it was told to end: it took too long")
+    assert joining.guest.boot() == 1
+    joining.machine.sleep = stop  # type: ignore[method-assign]
+    assert joining.guest.refused() == "join: was told to stop, or took too long (SIGTERM)"
+    assert undone
     assert joining.left()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_why_the_boot_failed_is_reported_before_the_farm_is_left_and_whatever_goes_wrong_then(
+    joining: JoiningGuest,
+) -> None:
+    class Failing(Reporter):
+        def ready(self, attestation: Mapping[str, Any]) -> None:
+            joining.lsf.state.path.rename(joining.lsf.state.path.with_suffix(".gone"))
+            raise Refused("a last doubt")
+
+    joining.guest.sign()
+    try:
+        assert boot(joining.machine, Failing(joining.machine, patience=1)) == 1
+    finally:
+        joining.lsf.state.path.with_suffix(".gone").rename(joining.lsf.state.path)
+    assert joining.guest.refused() == "report: a last doubt"
+    assert joining.left()
+
+
+def test_an_epilog_that_fails_does_so_before_the_farm_can_send_a_job(
+    joining: JoiningGuest, squashfs: Callable[[Files], bytes]
+) -> None:
+    shutil.rmtree(joining.machine.path("/opt/site"))
+    joining.guest.add_layer("site/example/base", squashfs({"a": ""}), {"allows": ["hooks"]})
+    joining.guest.context["hooks"] = {"epilog": "echo no; exit 1"}
+    assert joining.guest.boot() == 1
+    assert joining.guest.refused() == "hooks: epilog: ended with status 1: no"
+    assert joining.machine.attested == []
+    assert joining.left()

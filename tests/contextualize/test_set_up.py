@@ -118,6 +118,15 @@ def test_time_comes_from_the_sites_servers(guest: Guest) -> None:
     assert ("systemctl", "--no-block", "restart", "systemd-timesyncd.service") in guest.machine.asked
 
 
+def test_time_servers_are_not_asked_before_the_metadata_was_verified(guest: Guest) -> None:
+    guest.context["time_servers"] = ["ntp1.example.org"]
+    guest.write("/usr/lib/systemd/systemd-timesyncd", b"")
+    guest.write("/proc/cmdline", f"roothash={'cd' * 32}".encode())
+    assert guest.boot() == 1
+    assert guest.refused().startswith("verify: ")
+    assert guest.machine.asked == []
+
+
 @pytest.mark.parametrize(("key", "value"), [("time_servers", ["ntp.example.org"]), ("network", STATIC)])
 def test_what_the_image_can_not_do_ends_the_machine(guest: Guest, key: str, value: object) -> None:
     guest.context[key] = value

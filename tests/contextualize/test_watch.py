@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shutil
+import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,7 +28,8 @@ from contextualize.life.asked import asked
 from contextualize.life.plan import Plan
 from contextualize.trust import Signed
 from kiosk.cloud.metadata import Service, handler
-from tests.contextualize.guest import NODE
+from tests.contextualize.conftest import Files
+from tests.contextualize.guest import NODE, Guest
 from tests.contextualize.machines import Clocked
 
 DEMO = LayerName("experiment", "demo", "software")
@@ -173,7 +178,7 @@ def well(machine: Clocked) -> Iterator[Clocked]:
 
 def check(machine: Clocked, layer: LayerName, script: str) -> None:
     machine.replace(f"{layer.prefix}/bin/check", f"#!/bin/sh\n{script}\n".encode(), 0o755)
-    known = [{"layer": str(layer), "program": "bin/check"}]
+    known = [{"layer": str(layer), "program": f"{layer.prefix}/bin/check"}]
     machine.replace(health.PROGRAMS, json.dumps(known).encode())
 
 
@@ -210,9 +215,11 @@ def test_a_site_checks_as_root_and_an_experiment_as_its_user(well: Clocked) -> N
     health.run(well)
     assert health._counts(well) == {}
     plan.write(well, planned(scratch="/scratch"))
-    check(well, DEMO, 'test "$(id -un)" = nobody')
+    check(well, DEMO, f'test "$(id -u) $(id -G)" = "{health.OWN + 1} {health.OWN + 1}"')
     health.run(well)
     assert health._counts(well) == {}
+    with pytest.raises(KeyError):
+        pwd.getpwuid(health.OWN + 1)
 
 
 def test_a_check_that_never_ends_or_talks_without_end_is_ended(
@@ -222,6 +229,43 @@ def test_a_check_that_never_ends_or_talks_without_end_is_ended(
     check(well, SITE, "sleep 600 & yes")
     health.run(well)
     assert health._counts(well) == {"site/example/base check": 1}
+
+
+def test_what_a_check_leaves_behind_does_not_hold_it_up(
+    well: Clocked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    child = f"setsid sh -c 'echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 20' & while [ ! -e {pid} ]; do :; done"
+    check(well, SITE, f"{child}; echo well")
+    begin = time.monotonic()
+    health.run(well)
+    assert health._counts(well) == {}
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    monkeypatch.setattr(health, "SECONDS", 0.3)
+    check(well, SITE, "setsid sleep 8 & wait")
+    health.run(well)
+    assert health._counts(well) == {"site/example/base check": 1}
+    assert time.monotonic() - begin < 5
+
+
+def test_a_file_that_a_job_made_under_an_earlier_name_is_no_fault(well: Clocked) -> None:
+    well.replace(f"/scratch/.kiosk-health-{os.getpid()}", b"")
+    health.run(well)
+    assert health._counts(well) == {}
+
+
+def test_what_the_boot_writes_the_health_check_runs(guest: Guest, squashfs: Callable[[Files], bytes]) -> None:
+    for name in ("site/example/base", "experiment/demo/software"):
+        image = squashfs({"libexec/check": f"#!/bin/sh\necho of {name}; exit 3\n"})
+        guest.add_layer(name, image, {"health": ["libexec/check"]})
+    assert guest.boot() == 0
+    found = list(health.programs(guest.machine, plan.load(guest.machine)))
+    assert [(one.path, one.user) for one in found] == [
+        ("/opt/site/libexec/check", "root"),
+        ("/opt/experiment/demo/libexec/check", health.OWN + 1),
+    ]
+    with pytest.raises(Refused, match="status 3: of site/example/base"):
+        health._program(guest.machine, found[0])
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,12 @@ class Units:
         """Units that run."""
         return [unit for unit in self._running if self.active(unit) == "active"]
 
+    def tell(self, unit: str) -> None:
+        """A daemon is sent SIGTERM, its unit not stopped."""
+        process = self._running.get(unit)
+        if process is not None and process.poll() is None:
+            signal_child(process, signal.SIGTERM)
+
     def kill(self, unit: str) -> None:
         """A daemon dies."""
         process = self._running[unit]
