@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Dict, Iterator
+from typing import Dict, Iterator, List
 
 from contextualize import farms, switches
 from contextualize.errors import Refused
@@ -97,7 +97,13 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     if found.context.scratch:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
-    allowed, switched_on = switches.allowed(verified.layers), []
+    allowed = switches.allowed(verified.layers)
+    switched_on: List[str] = []
+    farm = found.context.farm
+    if farm:
+        with stage("farm"):
+            farm, used = farms.settled(farm, verified.layers, allowed)
+            switched_on += used
     if found.context.root_keys:
         with stage("access"):
             switched_on += access.run(machine, found.context, allowed)
@@ -107,11 +113,11 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     with stage("attest"):
         attestation = attest.run(machine, found, verified, stage.seconds, switched_on)
         apply.start(machine, [*attest.TIMERS, *services])
-    if found.context.farm:
+    if farm:
         from contextualize.stages import join  # most of a boot's imports; not every machine has a farm
 
         with stage("join"):
-            join.run(machine, found.context, farms.merged(found.context.farm, verified.layers))
+            join.run(machine, found.context, farm)
     if found.context.hooks.epilog is not None:
         with stage("hooks"):
             hooks.epilog(machine, found)

@@ -20,7 +20,7 @@ NAME = r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?"
 VERSION = r"(?:0|[1-9][0-9]{0,13})(?:\.(?:0|[1-9][0-9]{0,8})){0,3}"
 DIGEST = r"sha256:[0-9a-f]{64}"
 GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
-SWITCHES = ("hooks", "user-data", "root-login")
+SWITCHES = ("hooks", "user-data", "root-login", "farm")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
 
 

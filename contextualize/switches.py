@@ -3,6 +3,7 @@
     hooks        run the shell scripts of `hooks` as root
     user-data    hand `user_data` to cloud-init
     root-login   let the holders of `root_keys` in as root
+    farm         join a farm that no site layer declares: whoever leads a farm can run programs as root
 
 An experiment's layer can allow none of it (contextualize.rules), and an image's policy can forbid each of them
 to all layers. Without a site layer nothing is allowed.

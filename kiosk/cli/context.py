@@ -72,6 +72,7 @@ def facts(context: Context, data: bytes) -> dict[str, Any]:
         "hooks": context.hooks.prolog is not None or context.hooks.epilog is not None,
         "user-data": context.user_data is not None,
         "root-login": bool(context.root_keys),
+        "farm": farm is not None,
     }
     return {
         "node": f"{context.node_name} ({context.node_id})",

@@ -113,6 +113,7 @@ def _farm() -> dict[str, Any]:
             "timeout": _whole(10, 3600, "Seconds within which the farm must list the machine (600)."),
         },
         required=["kind", "name"],
+        description="The farm to join; a site layer must declare it, or allow farm.",
     )
 
 
@@ -157,5 +158,13 @@ def _pairs(values: dict[str, Any], most: int) -> dict[str, Any]:
     }
 
 
-def _object(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+def _object(
+    properties: dict[str, Any], *, required: list[str], description: str | None = None
+) -> dict[str, Any]:
+    found = {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+    return found if description is None else {"description": description, **found}

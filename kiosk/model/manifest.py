@@ -26,7 +26,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]{0,400}$")]
 AccountId = Annotated[int, Field(ge=200, le=60000)]
 SystemName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
-Switch = Literal["hooks", "user-data", "root-login"]
+Switch = Literal["hooks", "user-data", "root-login", "farm"]
 
 
 class Object(Document):
@@ -108,7 +108,7 @@ class LayerPolicy(Document):
     services: bool = True
     environment: bool = True
     cvmfs: bool = True
-    allows: tuple[Switch, ...] = ("hooks", "user-data", "root-login")
+    allows: tuple[Switch, ...] = ("hooks", "user-data", "root-login", "farm")
 
 
 class AuditException(Document):

@@ -177,7 +177,7 @@ def test_a_document_is_checked_as_a_guest_does(tmp_path: Path) -> None:
     assert (lines["farm"], lines["secrets"], lines["allows"]) == (
         "main (slurm)",
         "munge",
-        "hooks, root-login",
+        "hooks, root-login, farm",
     )
     assert json.loads(kiosk("check", "-", "--json", stdin=told).stdout)["digest"].startswith("sha256:")
     wrong = kiosk("check", str(file(tmp_path, told.replace("node-1", "node_1"))))

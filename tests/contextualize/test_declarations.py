@@ -242,3 +242,19 @@ def test_what_the_site_has_signed_of_a_farm_stands_and_the_context_adds_the_rest
 def test_a_context_that_contradicts_what_the_site_has_signed(signed: FarmSettings, expected: str) -> None:
     with pytest.raises(Refused, match=expected):
         farms.merged(FARM, [verified(SITE, farms={"grid": signed})])
+
+
+def test_a_declared_farm_needs_no_switch_but_for_settings_that_say_who_leads_it() -> None:
+    site = verified(SITE, farms={"grid": FarmSettings("slurm", {"controllers": "slurm.example.org"})})
+    assert farms.settled(FARM, [site], frozenset())[1] == []
+    half = verified(SITE, farms={"grid": FarmSettings("slurm", {})})
+    theirs = Farm("slurm", "grid", {"controllers": "slurm.example.net", "cpus": "4"}, {})
+    with pytest.raises(Refused, match="the context sets controllers of the farm grid, which no site layer"):
+        farms.settled(theirs, [half], frozenset())
+    assert farms.settled(theirs, [half], frozenset(["farm"])) == (theirs, ["farm"])
+
+
+def test_no_experiment_stands_for_a_farm() -> None:
+    demo = verified(DEMO, farms={"grid": FarmSettings("slurm", {})}, allows=("farm",))
+    with pytest.raises(Refused, match="the context has the farm grid, which no site layer of this machine"):
+        farms.settled(FARM, [demo], switches.allowed([demo]))

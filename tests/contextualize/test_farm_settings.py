@@ -21,7 +21,7 @@ from tests.contextualize.farm_machine import FarmMachine
 NODE = Node("wn-1", "debian-12-worker", "20261125.1")
 NEEDED = {
     "slurm": {"controllers": "ctl"},
-    "lsf": {"servers": "m", "bindir": "/opt/site/lsf/bin", "serverdir": "/opt/site/lsf/etc"},
+    "lsf": {"servers": "m", "bindir": "/usr/lsf/bin", "serverdir": "/usr/lsf/etc"},
     "htcondor": {"collector": "cm"},
 }
 HOSTILE = ("a b", "a\tb", "a\nb", 'a"b', "a'b", "a$(id)", "a`id`", "a;b", "a\\b", "a%b", "a#b", "a=b c", "-x",

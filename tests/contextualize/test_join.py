@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from contextualize.stages.attest import ATTESTATION
 from contextualize.stages.report import Reporter
 from tests.contextualize.guest import FolderMachine, Guest
 from tests.contextualize.lsf_farm import BIN, SERVER, LsfFarm
+
+
+Squashfs = Callable[[dict[str, str]], bytes]
 
 
 class JoiningMachine(FolderMachine):
@@ -72,8 +75,9 @@ class JoiningGuest:
 
 
 @pytest.fixture
-def joining(tmp_path: Path) -> Iterator[JoiningGuest]:
+def joining(tmp_path: Path, squashfs: Squashfs) -> Iterator[JoiningGuest]:
     found = JoiningGuest(tmp_path)
+    found.guest.add_layer("site/example/base", squashfs({"bin/": ""}), {"allows": ["farm"]})
     yield found
     for unit in found.lsf.machine.units.alive():
         found.lsf.machine.units.stop(unit)
@@ -87,6 +91,7 @@ def test_the_farm_is_joined_after_the_attestation_is_there_and_before_the_machin
     assert joining.lsf.hosts()["node-7"] == "ok"
     said = [report.get("stage", report["state"]) for report in joining.guest.reports()]
     assert said[-3:] == ["attest", "join", "ready"]
+    assert joining.guest.reports()[-1]["attestation"]["switched_on"] == ["farm"]
 
 
 def test_a_farm_that_does_not_answer_stops_the_machine_with_its_reason(joining: JoiningGuest) -> None:
@@ -128,3 +133,12 @@ def test_a_boot_that_is_interrupted_after_joining_leaves_too(joining: JoiningGue
     with pytest.raises(KeyboardInterrupt):
         boot(joining.machine, Interrupted(joining.machine, patience=1))
     assert joining.left()
+
+
+def test_a_farm_that_no_site_stands_for_is_not_joined(joining: JoiningGuest) -> None:
+    joining.guest.context["layers"] = []
+    assert joining.guest.boot() == 1
+    assert joining.guest.refused() == (
+        "farm: the context has the farm batch, which no site layer of this machine declares, and none allows farm"
+    )
+    assert joining.machine.attested == [] and joining.left()
