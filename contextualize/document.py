@@ -22,6 +22,8 @@ DIGEST = r"sha256:[0-9a-f]{64}"
 GUEST_PATH = r"/[^\x00-\x1f\x7f]{0,400}"
 SWITCHES = ("hooks", "user-data", "root-login", "farm")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
+EXPERIMENT_IDS = (50000, 59999)
+"""The numbers of experiments' users and groups, where an image's policy has no others."""
 
 
 class Fields:
@@ -222,8 +224,9 @@ def identity(data: bytes) -> Identity:
 
 @dataclass(frozen=True)
 class Policy:
-    """What layers may do to this image: open /etc paths (fnmatch patterns), kinds of declaration, and what site
-    layers may allow contexts."""
+    """What layers may do to this image: open /etc paths (fnmatch patterns), kinds of declaration, what site
+    layers may allow contexts, the first and the last number of experiments' users and groups, and the sites whose
+    layers it takes (none named: all)."""
 
     etc: Tuple[str, ...]
     users: bool
@@ -231,6 +234,8 @@ class Policy:
     environment: bool
     cvmfs: bool = True
     allows: Tuple[str, ...] = SWITCHES
+    experiment_ids: Tuple[int, int] = EXPERIMENT_IDS
+    sites: Tuple[str, ...] = ()
 
 
 def policy(data: bytes) -> Policy:
@@ -243,6 +248,22 @@ def policy(data: bytes) -> Policy:
         f.boolean("environment", True),
         f.boolean("cvmfs", True),
         f.texts("allows", "|".join(SWITCHES), 10) if f.has("allows") else SWITCHES,
+        _ids(f),
+        f.texts("sites", NAME, 100),
     )
     f.end()
     return found
+
+
+def _ids(f: Fields) -> Tuple[int, int]:
+    """The first and the last of some numbers."""
+    if not f.has("experiment_ids"):
+        return EXPERIMENT_IDS
+    found = f.items("experiment_ids", 2)
+    if (
+        len(found) != 2
+        or any(type(one) is not int for one in found)
+        or not 200 <= found[0] <= found[1] <= 60000
+    ):
+        f.fault("experiment_ids", "is not two numbers from 200 to 60000, the lower one first")
+    return int(found[0]), int(found[1])

@@ -34,7 +34,9 @@ def settled(farm: Farm, layers: Sequence[Layer], allowed: FrozenSet[str]) -> Tup
     if SWITCH in allowed:
         return full, [SWITCH]
     what = f"sets {', '.join(unsigned)} of the farm {farm.name}" if signed else f"has the farm {farm.name}"
-    raise Refused(f"the context {what}, which no site layer of this machine declares, and none allows {SWITCH}")
+    raise Refused(
+        f"the context {what}, which no site layer of this machine declares, and none allows {SWITCH}"
+    )
 
 
 def _signed(farm: Farm, layers: Sequence[Layer]) -> Optional[FarmSettings]:

@@ -93,8 +93,9 @@ def _value_faults(layer: LayerName, key: str, value: str, services: Sequence[str
             if other not in services:
                 yield f"{key}: {other:.80} is not a service of this layer"
     elif key in ("RuntimeDirectory", "StateDirectory"):
-        if not re.fullmatch(rf"{layer.owner}(?:-[a-z0-9-]+)?", value):
-            yield f"{key}: must be {layer.owner} or begin with {layer.owner}-"
+        own = f"kiosk-layer-{layer.owner}"
+        if not re.fullmatch(rf"{own}(?:-[a-z0-9-]+)?", value):
+            yield f"{key}: must be {own} or begin with {own}-"
     elif key in ("StandardOutput", "StandardError") and value not in ("journal", "null", "inherit"):
         yield f"{key}: must be journal, null or inherit"
 

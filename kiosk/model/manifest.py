@@ -101,7 +101,8 @@ class Source(Document):
 class LayerPolicy(Document):
     """What layers may do to this image: the /etc paths (fnmatch patterns) that they may add files under,
     and whether they may declare users, services, environment variables, and something for CVMFS. `allows` is what
-    a site's layer may let contexts do."""
+    a site's layer may let contexts do, `experiment_ids` the first and the last number of experiments' users and groups,
+    and `sites` those whose layers it takes (none: all)."""
 
     etc: tuple[str, ...] = ()
     users: bool = True
@@ -109,6 +110,8 @@ class LayerPolicy(Document):
     environment: bool = True
     cvmfs: bool = True
     allows: tuple[Switch, ...] = ("hooks", "user-data", "root-login", "farm")
+    experiment_ids: tuple[AccountId, AccountId] = (50000, 59999)
+    sites: tuple[Name, ...] = ()
 
 
 class AuditException(Document):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from contextualize import features
 from contextualize.stages.report import CONSOLE
 from tests.contextualize.guest import ROOT_HASH, Guest
 
@@ -19,7 +20,7 @@ SITE = {
 }
 DEMO = {
     "environment": {"VO_DEMO_SW_DIR": "/opt/experiment/demo"},
-    "users": [{"name": "demo", "uid": 990, "home": "/home/demo", "shell": "/bin/bash"}],
+    "users": [{"name": "demo", "uid": 50990, "home": "/home/demo", "shell": "/bin/bash"}],
     "services": ["systemd/demo-hello.service"],
 }
 
@@ -48,9 +49,10 @@ def test_two_layers_are_mounted_and_carried_out(guest: Guest, squashfs: Squashfs
     assert guest.machine.mounts == {
         "/opt/site": ("squashfs", "ro,nosuid,nodev"),
         "/opt/experiment/demo": ("squashfs", "ro,nosuid,nodev"),
+        features.JOBS: ("tmpfs", features.OPTIONS),
     }
     assert guest.text("/etc/kiosk/site.conf") == "site\n"
-    assert "demo:x:990:990::/home/demo:/bin/bash" in guest.text("/etc/passwd").splitlines()
+    assert "demo:x:50990:50990::/home/demo:/bin/bash" in guest.text("/etc/passwd").splitlines()
     assert stat.S_IMODE((guest.root / "home/demo").stat().st_mode) == 0o700
     profile = guest.text("/etc/profile.d/kiosk-layers.sh")
     assert "export SITE_NAME='EXAMPLE'\n" in profile

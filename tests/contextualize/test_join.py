@@ -17,7 +17,6 @@ from contextualize.stages.report import Reporter
 from tests.contextualize.guest import FolderMachine, Guest
 from tests.contextualize.lsf_farm import BIN, SERVER, LsfFarm
 
-
 Squashfs = Callable[[dict[str, str]], bytes]
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contextualize import rules, units
-from contextualize.document import LayerName, Policy
+from contextualize.document import LayerName, Policy, policy
+from contextualize.errors import Refused
 from contextualize.manifest import Declares, EtcFile, User
 from contextualize.rules import Entry
 
@@ -118,7 +119,7 @@ def test_variables(layer: LayerName, name: str, good: bool) -> None:
 )
 def test_the_policy_opens_names_one_by_one(path: str, good: bool) -> None:
     file = EtcFile(path, "etc/a", 0o644)
-    assert (not list(rules.policy_faults(declares(files=(file,)), OPEN))) == good
+    assert (not list(rules.policy_faults(SITE, declares(files=(file,)), OPEN))) == good
 
 
 @pytest.mark.parametrize(
@@ -194,3 +195,33 @@ def test_units_that_are_refused(text: str) -> None:
 def test_a_sites_service_may_run_as_root() -> None:
     text = GOOD.replace("User=demo\n", "").replace("/opt/experiment/demo", "/opt/site")
     assert unit(text, SITE) == []
+
+
+@pytest.mark.parametrize("owner", ["systemd", "systemd-x", "kiosk", "slurm", "lsf", "root", "hs06"])
+def test_an_owner_with_a_name_of_the_systems(owner: str) -> None:
+    layer = LayerName("site", owner, "base")
+    assert [f for f in rules.declaration_faults(layer, declares()) if "a name of the system's own" in f]
+
+
+@pytest.mark.parametrize(
+    "name", ["demo-.service", "demo-x-.service", "demo.service", "demo-x@.service", "other-x.service"]
+)
+def test_a_units_name_says_whose_it_is_and_is_nobodys_prefix(name: str) -> None:
+    assert list(rules.declaration_faults(DEMO, declares(services=(f"s/{name}",))))
+    assert not list(rules.declaration_faults(DEMO, declares(services=("s/demo-x.y-1.service",))))
+
+
+def test_an_images_policy_says_which_numbers_experiments_have_and_whose_layers_it_takes() -> None:
+    user = User("demo", 30001, "/nonexistent", "/usr/sbin/nologin", "")
+    mine = policy(b'{"experiment_ids": [30000, 30999], "sites": ["example"]}')
+    assert list(rules.policy_faults(DEMO, declares(users=(user,)), OPEN))
+    assert not list(rules.policy_faults(DEMO, declares(users=(user,)), mine))
+    assert not list(rules.policy_faults(SITE, declares(), mine))
+    other = LayerName("site", "other", "base")
+    assert list(rules.policy_faults(other, declares(), mine)) == [
+        "the image's policy takes layers of the sites example alone"
+    ]
+    assert not list(rules.policy_faults(other, declares(), OPEN))
+    for wrong in (b"[1]", b"[0, 5]", b"[500, 400]", b'"x"', b"[200, true]"):
+        with pytest.raises(Refused):
+            policy(b'{"experiment_ids": ' + wrong + b"}")
