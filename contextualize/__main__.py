@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 def main(words: List[str]) -> int:
     """Does what the words say; its status is the program's."""
+    for stream in (sys.stdout, sys.stderr):  # a reason can hold what no encoding has
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     machine = Machine()
     reporter = Reporter(machine)
     if not words:

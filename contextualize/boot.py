@@ -26,7 +26,7 @@ from contextualize.stages import (
     scratch,
     verify,
 )
-from contextualize.stages.report import Reporter
+from contextualize.stages.report import Reporter, plain
 
 
 class Progress:
@@ -61,7 +61,7 @@ def boot(machine: Machine, reporter: Reporter) -> int:
     try:
         _stages(machine, reporter, stage)
     except Refused as e:
-        print(f"failed in {stage.stage}: {e.reason}", flush=True)
+        print(f"failed in {stage.stage}: {plain(e.reason, None)}", flush=True)
         _undo(machine, stage.stage)
         reporter.failed(stage.stage, e.reason)
         return 1

@@ -11,6 +11,7 @@ from typing import Optional, Tuple
 
 from contextualize.document import NAME, VERSION, LayerName, read
 from contextualize.errors import Refused
+from contextualize.stages.report import plain
 from contextualize.trust import Trust
 
 SCHEMA = "kiosk.floor/1"
@@ -59,7 +60,7 @@ def below_floor(floor: Optional[Floor], name: str, version: str) -> Optional[str
     """Why a version may not run any more; None where it may."""
     if floor is None or parts(version) >= parts(floor.below):
         return None
-    return f"{name}@{version} was revoked: nothing below {floor.below} may run ({floor.reason})"
+    return f"{name}@{version} was revoked: nothing below {floor.below} may run ({plain(floor.reason)})"
 
 
 def parts(version: str) -> Tuple[int, ...]:

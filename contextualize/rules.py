@@ -72,8 +72,9 @@ NEVER = (
 which code is loaded. Users, services and variables are declared instead."""
 
 SYSTEM_OWNERS = frozenset(
-    ("systemd", "kiosk", "munge", "slurm", "slurmd", "slurmctld", "condor", "htcondor", "lsf", "lsfadmin", "root", "site",
-     "experiment", "system", "user", "dbus", "ssh", "sshd", "cron", "nss", "nscd", "sssd", "ldap", "autofs", "cvmfs",
+    ("systemd", "kiosk", "munge", "slurm", "slurmd", "slurmctld", "condor", "htcondor", "lsf", "lsfadmin", "root",
+     "site", "experiment", "system", "user", "dbus", "ssh", "sshd", "cron", "nss", "nscd", "sssd", "ldap", "autofs",
+     "cvmfs",
      "network", "networkd", "resolved", "getty", "serial", "console", "emergency", "rescue", "initrd", "dracut", "grub",
      "lvm2", "dm", "modprobe", "cloud", "qemu", "rpc", "nfs", "polkit", "sudo", "hs06", "docker", "containerd")
 )  # fmt: skip
@@ -88,10 +89,10 @@ UNIT = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,100}[A-Za-z0-9])?"
 POWERFUL = frozenset(
     ("root", "wheel", "sudo", "admin", "adm", "staff", "disk", "shadow", "kmem", "docker", "podman", "lxd", "incus",
      "libvirt", "kvm", "systemd-journal", "polkitd",
-     "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup", "list",
-     "irc", "gnats", "nobody", "nogroup", "tty", "dialout", "fax", "voice", "cdrom", "floppy", "tape", "audio", "video",
-     "render", "input", "sgx", "operator", "src", "utmp", "plugdev", "users", "netdev", "crontab", "messagebus", "dbus",
-     "sshd", "ssh", "ssh_keys", "tss", "rpc", "rpcuser", "statd", "ntp", "chrony", "_chrony", "postfix", "postdrop",
+     "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
+     "list", "irc", "gnats", "nobody", "nogroup", "tty", "dialout", "fax", "voice", "cdrom", "floppy", "tape", "audio",
+     "video", "render", "input", "sgx", "operator", "src", "utmp", "plugdev", "users", "netdev", "crontab", "messagebus",
+     "dbus", "sshd", "ssh", "ssh_keys", "tss", "rpc", "rpcuser", "statd", "ntp", "chrony", "_chrony", "postfix", "postdrop",
      "sssd", "nscd", "unbound", "named", "kiosk", "syslog", "uuidd", "tcpdump", "pcap", "man-db", "halt", "shutdown",
      "slurm", "slurmd", "munge", "condor", "condor_pool", "lsf", "pbs", "sge", "sgeadmin", "apptainer", "singularity")
 )  # fmt: skip
