@@ -29,6 +29,10 @@ MOST_ENTRIES = 500_000
 MOST_BYTES = 1 << 40
 ETC_FILE_LIMIT = 1 << 20
 UNIT_LIMIT = 64 * 1024
+MOST_CHECKS = 200
+"""Programs of the health check on one machine, of all layers together."""
+EVERYBODY = stat.S_IXUSR | stat.S_IXOTH
+"""An experiment's check does not run as root."""
 UNIT_FOLDERS = (
     "/etc/systemd/system",
     "/usr/lib/systemd/system",
@@ -91,8 +95,10 @@ POWERFUL = frozenset(
      "libvirt", "kvm", "systemd-journal", "polkitd",
      "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
      "list", "irc", "gnats", "nobody", "nogroup", "tty", "dialout", "fax", "voice", "cdrom", "floppy", "tape", "audio",
-     "video", "render", "input", "sgx", "operator", "src", "utmp", "plugdev", "users", "netdev", "crontab", "messagebus",
-     "dbus", "sshd", "ssh", "ssh_keys", "tss", "rpc", "rpcuser", "statd", "ntp", "chrony", "_chrony", "postfix", "postdrop",
+     "video", "render", "input", "sgx", "operator", "src",
+     "utmp", "plugdev", "users", "netdev", "crontab", "messagebus",
+     "dbus", "sshd", "ssh", "ssh_keys", "tss", "rpc",
+     "rpcuser", "statd", "ntp", "chrony", "_chrony", "postfix", "postdrop",
      "sssd", "nscd", "unbound", "named", "kiosk", "syslog", "uuidd", "tcpdump", "pcap", "man-db", "halt", "shutdown",
      "slurm", "slurmd", "munge", "condor", "condor_pool", "lsf", "pbs", "sge", "sgeadmin", "apptainer", "singularity")
 )  # fmt: skip
@@ -312,7 +318,7 @@ def source_faults(declares: Declares, entries: Mapping[str, Entry]) -> Iterator[
             yield f"{source!r:.120} is declared, and larger than {limit} bytes"
     for program in declares.health:
         entry = entries.get(program)
-        if entry is None or not stat.S_ISREG(entry.mode) or not entry.mode & stat.S_IXUSR:
+        if entry is None or not stat.S_ISREG(entry.mode) or entry.mode & EVERYBODY != EVERYBODY:
             yield f"health {program!r:.120}: is not a program of the layer"
 
 
@@ -370,6 +376,9 @@ def conflict_faults(layers: Sequence[Tuple[LayerName, Declares]]) -> Iterator[st
             seen.add(key)
         for key in seen:
             taken.setdefault(key, name)
+    checks = sum(len(declares.health) for _, declares in layers)
+    if checks > MOST_CHECKS:
+        yield f"{checks} health programs altogether; a machine runs at most {MOST_CHECKS}"
     cvmfs = next((name for name, declares in layers if declares.cvmfs), None)
     if cvmfs and ("file", CVMFS) in taken:
         yield f"{taken[('file', CVMFS)]} brings the file {CVMFS}, which kiosk writes from what {cvmfs} declares"

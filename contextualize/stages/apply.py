@@ -112,7 +112,7 @@ def _program(machine: Machine, layer: Layer, path: str) -> Dict[str, str]:
     """A program of the layer that the health check runs, reached without any link."""
     at = machine.reach(layer.use.name.prefix, path)
     mode = machine.mode(at)
-    if not stat.S_ISREG(mode) or not mode & stat.S_IXUSR:
+    if not stat.S_ISREG(mode) or mode & rules.EVERYBODY != rules.EVERYBODY:
         raise Refused(f"{layer.use.name}: health {path!r:.120}: is not a program of the layer")
     return {"layer": str(layer.use.name), "program": at}
 

@@ -181,6 +181,11 @@ def test_a_good_unit() -> None:
         GOOD.replace("[Service]", "[Socket]"),
         GOOD + "StandardOutput=file:/etc/passwd\n",
         GOOD + "StateDirectory=../../etc\n",
+        GOOD + "KillMode=none\n",
+        GOOD + "KillMode=process\n",
+        GOOD + "TimeoutStopSec=infinity\n",
+        GOOD + "TimeoutStopSec=0\nTimeoutStopSec=5h\n",
+        GOOD + "TimeoutStopSec=301\n",
         "[Service]\nUser=demo\n",
         "[Service]\nUser=demo\nExecStart=\n",
         GOOD + "garbage\n",
@@ -225,3 +230,19 @@ def test_an_images_policy_says_which_numbers_experiments_have_and_whose_layers_i
     for wrong in (b"[1]", b"[0, 5]", b"[500, 400]", b'"x"', b"[200, true]"):
         with pytest.raises(Refused):
             policy(b'{"experiment_ids": ' + wrong + b"}")
+
+
+def test_a_service_may_take_some_time_to_stop() -> None:
+    assert unit(GOOD + "TimeoutStopSec=300s\nKillMode=mixed\nStateDirectory=kiosk-layer-demo-x\n") == []
+
+
+def test_more_health_programs_than_a_machine_runs() -> None:
+    many = declares(health=tuple(f"bin/{i}" for i in range(101)))
+    found = list(rules.conflict_faults([(SITE, many), (DEMO, many)]))
+    assert found == ["202 health programs altogether; a machine runs at most 200"]
+
+
+@pytest.mark.parametrize(("mode", "good"), [(0o755, True), (0o744, False), (0o644, False)])
+def test_a_health_program_is_one_that_its_user_can_run(mode: int, good: bool) -> None:
+    entries = {"bin/x": Entry("bin/x", stat.S_IFREG | mode)}
+    assert (not list(rules.source_faults(declares(health=("bin/x",)), entries))) == good
