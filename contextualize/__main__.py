@@ -26,6 +26,8 @@ from contextualize.stages.report import Reporter
 
 def main(words: List[str]) -> int:
     """Does what the words say; its status is the program's."""
+    for stream in (sys.stdout, sys.stderr):  # a reason can hold what no encoding has
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     machine = Machine()
     reporter = Reporter(machine)
     if not words:

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from types import FrameType
-from typing import Dict, Iterator, Optional
+from typing import Dict, Iterator, List, Optional
 
 from contextualize import farms, switches
 from contextualize.errors import Refused
@@ -131,7 +131,13 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
         with stage("scratch"):
             scratch.run(machine, found.context.scratch)
     declared = [layer.declared for layer in verified.layers]
-    allowed, switched_on = switches.allowed(declared), []
+    allowed = switches.allowed(declared)
+    switched_on: List[str] = []
+    farm = found.context.farm
+    if farm:
+        with stage("farm"):
+            farm, used = farms.settled(farm, declared, allowed)
+            switched_on += used
     if found.context.root_keys:
         with stage("access"):
             switched_on += access.run(machine, found.context, allowed)
@@ -144,10 +150,10 @@ def _stages(machine: Machine, reporter: Reporter, stage: Progress) -> None:
     if found.context.hooks.epilog is not None:
         with stage("hooks"):
             hooks.epilog(machine, found)
-    if found.context.farm:
+    if farm:
         from contextualize.stages import join  # most of a boot's imports; not every machine has a farm
 
         with stage("join"):
-            join.run(machine, found.context, farms.merged(found.context.farm, declared))
+            join.run(machine, found.context, farm)
     stage.stage = "report"
     reporter.ready(attestation)

@@ -2,7 +2,8 @@
 
 Only `node` and `image` must be there. Nobody has signed a context: it chooses among what is signed, and gives
 this machine its name, its disks, its network, and the secrets of the farm that it joins. What a context could
-use to change the machine itself (`hooks`, `user_data`, `ssh`) is done only where a verified site layer allows it.
+use to change the machine itself (`hooks`, `user_data`, `root_keys`, a `farm` that no site declares) is done only where
+a verified site layer allows it.
 """
 
 from __future__ import annotations

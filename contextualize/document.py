@@ -24,8 +24,10 @@ FARM_KIND = r"[a-z]{1,20}"
 SETTING = r"[a-z][a-z0-9_]{0,40}"
 SETTING_VALUE = r"[^\x00-\x1f\x7f]{0,2000}"
 """A farm's driver, and its settings, wherever they stand."""
-SWITCHES = ("hooks", "user-data", "root-login")
+SWITCHES = ("hooks", "user-data", "root-login", "farm")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
+EXPERIMENT_IDS = (50000, 59999)
+"""The numbers of experiments' users and groups, where an image's policy has no others."""
 
 
 def parts(version: str) -> Tuple[int, ...]:
@@ -166,15 +168,19 @@ def read(data: bytes, where: str, limit: int = LIMIT) -> Fields:
     return Fields(value, where)
 
 
-STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+TOKEN = re.compile(r'[][{}]|"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+"""A bracket, or a whole string. One that does not end goes up to the end of the text, so that nothing is looked at
+twice: the time grows with the text's size and no faster."""
 
 
 def _depth(text: str) -> int:
     """How deep the brackets are nested that do not stand in a string. Up to where a text is valid JSON, a string ends
     here where it ends for the parser."""
     deepest = depth = 0
-    for bracket in re.findall(r"[][{}]", STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
+    for found in TOKEN.finditer(text):
+        if found[0][0] == '"':
+            continue
+        depth += 1 if found[0] in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
 
@@ -233,8 +239,9 @@ def identity(data: bytes) -> Identity:
 
 @dataclass(frozen=True)
 class Policy:
-    """What layers may do to this image: open /etc paths (fnmatch patterns), kinds of declaration, and what site
-    layers may allow contexts."""
+    """What layers may do to this image: open /etc paths (fnmatch patterns), kinds of declaration, what site
+    layers may allow contexts, the first and the last number of experiments' users and groups, and the sites whose
+    layers it takes (none named: all)."""
 
     etc: Tuple[str, ...]
     users: bool
@@ -242,6 +249,8 @@ class Policy:
     environment: bool
     cvmfs: bool = True
     allows: Tuple[str, ...] = SWITCHES
+    experiment_ids: Tuple[int, int] = EXPERIMENT_IDS
+    sites: Tuple[str, ...] = ()
 
 
 def policy(data: bytes) -> Policy:
@@ -254,6 +263,22 @@ def policy(data: bytes) -> Policy:
         f.boolean("environment", True),
         f.boolean("cvmfs", True),
         f.texts("allows", "|".join(SWITCHES), 10) if f.has("allows") else SWITCHES,
+        _ids(f),
+        f.texts("sites", NAME, 100),
     )
     f.end()
     return found
+
+
+def _ids(f: Fields) -> Tuple[int, int]:
+    """The first and the last of some numbers."""
+    if not f.has("experiment_ids"):
+        return EXPERIMENT_IDS
+    found = f.items("experiment_ids", 2)
+    if (
+        len(found) != 2
+        or any(type(one) is not int for one in found)
+        or not 200 <= found[0] <= found[1] <= 60000
+    ):
+        f.fault("experiment_ids", "is not two numbers from 200 to 60000, the lower one first")
+    return int(found[0]), int(found[1])

@@ -5,6 +5,9 @@
     grace_secs      the seconds that a drain waits for jobs
     hs06            HS06 of the whole machine, where the site's layer says how many a processor has
 
+Jobs make their own features in a small file system in memory that is theirs alone: a job that fills it takes nothing
+from /run, where a drain keeps what it must remember.
+
 A site says what only it knows by files that its layer declares: /etc/kiosk/hs06-per-cpu and /etc/kiosk/jobslots.
 """
 
@@ -18,6 +21,7 @@ from contextualize.machine import Machine
 
 FOLDER = "/run/kiosk/machinefeatures"
 JOBS = "/run/kiosk/jobfeatures"
+OPTIONS = "nosuid,nodev,noexec,size=64m,nr_inodes=32k,mode=1777"
 HS06, JOBSLOTS = "/etc/kiosk/hs06-per-cpu", "/etc/kiosk/jobslots"
 
 
@@ -32,7 +36,7 @@ def machine_features(machine: Machine, grace: int) -> None:
     if machine.exists(JOBSLOTS):
         put(machine, "jobslots", int(_number(machine, JOBSLOTS, r"[0-9]{1,5}")))
     machine.folder(JOBS)
-    machine.path(JOBS).chmod(0o1777)
+    machine.mount("kiosk-jobs", JOBS, "tmpfs", OPTIONS)
 
 
 def shutdown_time(machine: Machine, at: int) -> None:

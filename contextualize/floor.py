@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Optional, Protocol
 
 from contextualize.document import NAME, VERSION, LayerName, parts, read
 from contextualize.errors import Refused
+from contextualize.stages.report import plain
 
 if TYPE_CHECKING:
     from contextualize.trust import Signed
@@ -68,4 +69,4 @@ def below_floor(floor: Optional[Floor], name: str, version: str) -> Optional[str
     """Why a version may not run any more; None where it may."""
     if floor is None or parts(version) >= parts(floor.below):
         return None
-    return f"{name}@{version} was revoked: nothing below {floor.below} may run ({floor.reason})"
+    return f"{name}@{version} was revoked: nothing below {floor.below} may run ({plain(floor.reason)})"

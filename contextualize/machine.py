@@ -259,6 +259,14 @@ class Machine:
             raise Refused(f"this image has no user {name}") from None
         return found.pw_uid, found.pw_gid
 
+    def known(self, database: str, keys: Sequence[str]) -> str:
+        """The first line that the name service has for one of some names or numbers; empty where it has none.
+        Refused when it does not answer."""
+        answer = self.ask(["getent", database, *keys])
+        if answer.status not in (0, 2):
+            raise Refused(f"`getent {database}`: {answer.said}")
+        return answer.out.partition("\n")[0]
+
     def wipe(self, absolute: str) -> None:
         """Overwrites a file with zeros and takes it away; nothing happens where none is."""
         if not stat.S_ISREG(self.mode(absolute)):

@@ -13,6 +13,7 @@ Each yields one line for every fault; no line means that it holds. What a layer 
 from __future__ import annotations
 
 import posixpath
+import re
 import stat
 from fnmatch import fnmatchcase
 from typing import Callable, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
@@ -23,6 +24,10 @@ from contextualize.tree import Entry, below, clean
 
 ETC_FILE_LIMIT = 1 << 20
 UNIT_LIMIT = 64 * 1024
+MOST_CHECKS = 200
+"""Programs of the health check on one machine, of all layers together."""
+EVERYBODY = stat.S_IXUSR | stat.S_IXOTH
+"""An experiment's check does not run as root."""
 UNIT_FOLDERS = (
     "/etc/systemd/system",
     "/usr/lib/systemd/system",
@@ -62,16 +67,44 @@ NEVER = (
 """What no policy can open, with all that is below it: who is who, who may become root, what is started and
 which code is loaded. Users, services and variables are declared instead."""
 
+SYSTEM_OWNERS = frozenset(
+    ("systemd", "kiosk", "munge", "slurm", "slurmd", "slurmctld", "condor", "htcondor", "lsf", "lsfadmin", "root",
+     "site", "experiment", "system", "user", "dbus", "ssh", "sshd", "cron", "nss", "nscd", "sssd", "ldap", "autofs",
+     "cvmfs",
+     "network", "networkd", "resolved", "getty", "serial", "console", "emergency", "rescue", "initrd", "dracut", "grub",
+     "lvm2", "dm", "modprobe", "cloud", "qemu", "rpc", "nfs", "polkit", "sudo", "hs06", "docker", "containerd")
+)  # fmt: skip
+"""Owners whose names would be those of the system: what a layer brings is named after its owner. Neither these nor
+what begins with one of them and a dash (systemd-x)."""
+EXPERIMENT_FILES = "/etc/kiosk"
+"""Where an experiment's files may be, as OWNER-NAME. What else lies below /etc is read by root's programs, by
+everybody's shells, or by other experiments' jobs."""
+UNIT = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,100}[A-Za-z0-9])?"
+"""What stands between `OWNER-` and `.service`. It can't end with a dash: systemd gives x-.service.d to all x-*."""
+
 POWERFUL = frozenset(
     ("root", "wheel", "sudo", "admin", "adm", "staff", "disk", "shadow", "kmem", "docker", "podman", "lxd", "incus",
-     "libvirt", "kvm", "systemd-journal", "polkitd")
+     "libvirt", "kvm", "systemd-journal", "polkitd",
+     "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
+     "list", "irc", "gnats", "nobody", "nogroup", "tty", "dialout", "fax", "voice", "cdrom", "floppy", "tape", "audio",
+     "video", "render", "input", "sgx", "operator", "src",
+     "utmp", "plugdev", "users", "netdev", "crontab", "messagebus",
+     "dbus", "sshd", "ssh", "ssh_keys", "tss", "rpc",
+     "rpcuser", "statd", "ntp", "chrony", "_chrony", "postfix", "postdrop",
+     "sssd", "nscd", "unbound", "named", "kiosk", "syslog", "uuidd", "tcpdump", "pcap", "man-db", "halt", "shutdown",
+     "slurm", "slurmd", "munge", "condor", "condor_pool", "lsf", "pbs", "sge", "sgeadmin", "apptainer", "singularity")
 )  # fmt: skip
 """Names of accounts and groups whose members may become root, or see what only root should, wherever a program that
-knows them is installed: also where the base has them not yet."""
+knows them is installed: also where the base has them not yet. Those of systems and of batch systems are among them:
+an image brings them itself. (lsfadmin is missing: LSF is no package, and a site that brings it brings its account.)"""
+BATCH = frozenset(("lsfadmin",))
+"""More of them that only a site's layer may declare."""
 
 
 def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
     """What is wrong with a layer's declarations, whatever the base."""
+    if reserved(layer.owner):
+        yield f"the owner {layer.owner}: that is a name of the system's own"
     for variable in declares.environment:
         yield from _variable_faults(layer, variable)
     for user in declares.users:
@@ -80,8 +113,10 @@ def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
             if group not in [g.name for g in declares.groups]:
                 yield f"user {user.name}: the group {group} is not one that this layer declares"
     for name in [*(u.name for u in declares.users), *(g.name for g in declares.groups)]:
-        if name in POWERFUL:
+        if name in POWERFUL or name.startswith(("systemd-", "kiosk-")):
             yield f"{name}: no layer declares a user or group of that name: it gives power over the machine"
+        elif layer.kind == "experiment" and (name in BATCH or not _own(layer, name)):
+            yield f"{name}: an experiment's users and groups are {layer.owner} or begin with {layer.owner}-"
     yield from _site_faults(layer, declares)
     for program in declares.health:
         if not clean(program):
@@ -90,7 +125,7 @@ def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
         unit = posixpath.basename(service)
         if not clean(service):
             yield f"service {service!r:.120}: not a plain path inside the layer"
-        elif not unit.endswith(".service") or not unit.startswith(f"{layer.owner}-") or "@" in unit:
+        elif not re.fullmatch(rf"{layer.owner}-{UNIT}\.service", unit):
             yield f"service {unit!r:.120}: its name must be {layer.owner}-NAME.service"
     for file in declares.files:
         if not below(file.path, "/etc") or not clean(file.path[1:]):
@@ -99,9 +134,23 @@ def declaration_faults(layer: LayerName, declares: Declares) -> Iterator[str]:
             yield f"file {file.path}: written by kiosk itself"
         elif any(reaches(file.path, path) for path in NEVER):
             yield f"file {file.path}: no layer may add it, whatever an image's policy opens"
+        elif layer.kind == "experiment" and not re.fullmatch(
+            rf"{EXPERIMENT_FILES}/{layer.owner}-[^/]+", file.path
+        ):
+            yield f"file {file.path:.120}: an experiment's are {EXPERIMENT_FILES}/{layer.owner}-NAME"
         if not clean(file.source):
             yield f"file {file.path!r:.120}: the source {file.source!r:.120} is not a plain path inside the layer"
     yield from conflict_faults([(layer, declares)])
+
+
+def reserved(owner: str) -> bool:
+    """Whether an owner's name is one of the system's."""
+    return owner in SYSTEM_OWNERS or owner.split("-")[0] in SYSTEM_OWNERS
+
+
+def _own(layer: LayerName, name: str) -> bool:
+    """Whether a name is the owner's, or begins with it."""
+    return name == layer.owner or name.startswith(f"{layer.owner}-")
 
 
 def _variable_faults(layer: LayerName, name: str) -> Iterator[str]:
@@ -144,8 +193,15 @@ def _user_faults(layer: LayerName, user: User) -> Iterator[str]:
         yield f"user {user.name}: the shell {user.shell!r:.120} is none of {', '.join(SHELLS)}"
 
 
-def policy_faults(declares: Declares, policy: Policy) -> Iterator[str]:
+def policy_faults(layer: LayerName, declares: Declares, policy: Policy) -> Iterator[str]:
     """What the policy of a base image doesn't open to layers."""
+    low, high = policy.experiment_ids
+    numbers = [("uid", u.uid) for u in declares.users] + [("gid", g.gid) for g in declares.groups]
+    for what, number in numbers if layer.kind == "experiment" else ():
+        if not low <= number <= high:
+            yield f"{what} {number}: the image's policy has {low} to {high} for experiments"
+    if layer.kind == "site" and policy.sites and layer.owner not in policy.sites:
+        yield f"the image's policy takes layers of the sites {', '.join(policy.sites)} alone"
     if declares.environment and not policy.environment:
         yield "declares environment variables, and the image's policy has environment = false"
     if (declares.users or declares.groups) and not policy.users:
@@ -186,7 +242,7 @@ def source_faults(declares: Declares, entries: Mapping[str, Entry]) -> Iterator[
             yield f"{source!r:.120} is declared, and larger than {limit} bytes"
     for program in declares.health:
         entry = entries.get(program)
-        if entry is None or not stat.S_ISREG(entry.mode) or not entry.mode & stat.S_IXUSR:
+        if entry is None or not stat.S_ISREG(entry.mode) or entry.mode & EVERYBODY != EVERYBODY:
             yield f"health {program!r:.120}: is not a program of the layer"
 
 
@@ -244,6 +300,9 @@ def conflict_faults(layers: Sequence[Declared]) -> Iterator[str]:
             seen.add(key)
         for key in seen:
             taken.setdefault(key, name)
+    checks = sum(len(declares.health) for _, declares in layers)
+    if checks > MOST_CHECKS:
+        yield f"{checks} health programs altogether; a machine runs at most {MOST_CHECKS}"
     cvmfs = next((name for name, declares in layers if declares.cvmfs), None)
     if cvmfs and ("file", CVMFS) in taken:
         yield f"{taken[('file', CVMFS)]} brings the file {CVMFS}, which kiosk writes from what {cvmfs} declares"

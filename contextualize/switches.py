@@ -3,6 +3,7 @@
     hooks        run the shell scripts of `hooks` as root
     user-data    hand `user_data` to cloud-init
     root-login   let the holders of `root_keys` in as root
+    farm         join a farm that no site layer declares: whoever leads a farm can run programs as root
 
 An experiment's layer can allow none of it (contextualize.rules), and an image's policy can forbid each of them
 to all layers. Without a site layer nothing is allowed.
@@ -16,11 +17,11 @@ from contextualize.context import Context, Hooks
 from contextualize.errors import Refused
 from contextualize.manifest import Declared
 
-HOOKS, USER_DATA, ROOT_LOGIN = "hooks", "user-data", "root-login"
+HOOKS, USER_DATA, ROOT_LOGIN, FARM = "hooks", "user-data", "root-login", "farm"
 
 
 def needed(context: Context) -> Tuple[str, ...]:
-    """What a site layer must allow for this context."""
+    """What a site layer must allow for this context; for a farm see contextualize.farms."""
     asked = {
         HOOKS: context.hooks != Hooks(),
         USER_DATA: context.user_data is not None,

@@ -6,12 +6,14 @@ owns the target. python-tuf is imported when it is first needed: that takes a no
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from contextualize.context import Repository
 from contextualize.document import LIMIT
@@ -145,6 +147,22 @@ def _remote(repository: Optional[Repository]) -> Any:
     return Remote(repository)
 
 
+def _opened(folder: Path, parts: Sequence[str]) -> int:
+    """Opens a regular file below a folder, to which no link leads; OSError where it is none. Never waits."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for last, part in enumerate(parts, 1 - len(parts)):
+        try:
+            found = os.open(part, flags if last == 0 else flags | os.O_DIRECTORY, dir_fd=at)
+        finally:
+            os.close(at)
+        at = found
+    if not stat.S_ISREG(os.fstat(at).st_mode):
+        os.close(at)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return at
+
+
 def _files(bundle: Path) -> Any:
     """A fetcher that reads below a folder: plain names only, no links."""
     from tuf.api.exceptions import DownloadError, DownloadHTTPError
@@ -157,9 +175,11 @@ def _files(bundle: Path) -> Any:
             if not url.startswith(BASE) or any(part in ("", ".", "..") for part in parts):
                 raise DownloadError(f"{url!r:.200} is not a file of the bundle")
             try:
-                fd = os.open(bundle.joinpath(*parts), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = _opened(bundle, parts)
             except FileNotFoundError:
                 raise DownloadHTTPError(f"the context has no {name:.200}", 404) from None
+            except OSError as e:
+                raise DownloadError(f"{name:.200}: {e.strerror}") from None
             return self._chunks(fd)
 
         @staticmethod

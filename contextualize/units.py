@@ -94,8 +94,15 @@ def _value_faults(layer: LayerName, key: str, value: str, services: Sequence[str
             if other not in services:
                 yield f"{key}: {other:.80} is not a service of this layer"
     elif key in ("RuntimeDirectory", "StateDirectory"):
-        if not re.fullmatch(rf"{layer.owner}(?:-[a-z0-9-]+)?", value):
-            yield f"{key}: must be {layer.owner} or begin with {layer.owner}-"
+        own = f"kiosk-layer-{layer.owner}"
+        if not re.fullmatch(rf"{own}(?:-[a-z0-9-]+)?", value):
+            yield f"{key}: must be {own} or begin with {own}-"
+    elif key == "KillMode" and value not in ("control-group", "mixed"):
+        yield f"{key}: must be control-group or mixed: nothing of a service outlives it"
+    elif key == "TimeoutStopSec" and not (
+        re.fullmatch(r"[0-9]{1,3}s?", value) and int(value.rstrip("s")) <= 300
+    ):
+        yield f"{key}: must be at most 300 seconds, written as 300 or 300s: the machine's end waits for it"
     elif key in ("StandardOutput", "StandardError") and value not in ("journal", "null", "inherit"):
         yield f"{key}: must be journal, null or inherit"
 

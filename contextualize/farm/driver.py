@@ -167,12 +167,25 @@ def told(reason: str) -> str:
 
 
 def program(seat: Seat, folder: str, name: str) -> str:
-    """The path of a program that is there and that no other user may change; Refused otherwise."""
+    """The path of a program that is there, and that no user but root may change or replace, wherever links lead;
+    Refused otherwise."""
     path = f"{folder}/{name}"
     try:
-        mode = seat.machine.path(path).stat().st_mode
-    except OSError as e:
-        raise Refused(f"farm {seat.farm}: {path}: {os.strerror(e.errno or 0)}") from None
-    if not mode & 0o111 or mode & 0o002:
-        raise Refused(f"farm {seat.farm}: {path} is no program, or one that everybody may change")
+        real = seat.machine.path(path).resolve(strict=True)
+        mode = real.stat().st_mode
+        ours = seat.machine.root.resolve()
+        above = [at for at in (real, *real.parents) if at not in ours.parents or ours not in real.parents]
+        foreign = [at for at in above if _foreign(at.stat())]
+    except (OSError, RuntimeError) as e:  # links in a circle
+        said = os.strerror(e.errno or 0) if isinstance(e, OSError) else str(e)
+        raise Refused(f"farm {seat.farm}: {path}: {said}") from None
+    if not stat.S_ISREG(mode) or not mode & 0o111:
+        raise Refused(f"farm {seat.farm}: {path} is no program")
+    if foreign:
+        raise Refused(f"farm {seat.farm}: {path} is no program for root: others may change {foreign[-1]}")
     return seat.path(path)
+
+
+def _foreign(found: os.stat_result) -> bool:
+    """Whether others than root may change a file, or what is in a folder."""
+    return bool(found.st_uid or found.st_mode & 0o002 or (found.st_gid and found.st_mode & 0o020))

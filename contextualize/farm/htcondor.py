@@ -47,7 +47,9 @@ class HTCondor(Driver):
         ),
         **RESOURCES,
         "features": Setting(
-            rf"(?:{several('[A-Za-z][A-Za-z0-9_]{0,60}', 30)})?", "", "attributes that are true"
+            rf"(?:{several('(?:Has|KIOSK_)[A-Za-z0-9_]{1,60}', 30)})?",
+            "",
+            "attributes that are true, Has... or KIOSK_...: any other name could be one of HTCondor's own settings",
         ),
     }
     secrets: ClassVar[Dict[str, Secret]] = {

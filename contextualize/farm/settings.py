@@ -21,8 +21,9 @@ WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}"
 USER = r"[a-z_][a-z0-9_-]{0,30}"
 _PART = r"/[A-Za-z0-9_+][A-Za-z0-9._+-]{0,60}"
 PATH = rf"(?:{_PART}){{1,12}}"
-PROGRAMS = rf"(?!/(?:opt/experiment|tmp|var|dev|proc|sys|run|home|root|scratch)(?:/|\Z)){PATH}"
-"""A folder whose programs run as root: none that a job or an experiment could fill."""
+PROGRAMS = rf"(?!/(?:opt/experiment|cvmfs|afs|mnt|media|data|tmp|var|dev|proc|sys|run|home|root|scratch)(?:/|\Z)){PATH}"
+"""A folder whose programs run as root: none that a job or an experiment could fill. What is there is looked at again
+before it runs (contextualize.farm.driver.program)."""
 
 
 def several(pattern: str, most: int) -> str:

@@ -31,6 +31,7 @@ from contextualize.life import plan as plans
 from contextualize.life import requests
 from contextualize.life.plan import YEARS, Plan
 from contextualize.machine import PRIVATE, Machine
+from contextualize.rules import MOST_CHECKS
 from contextualize.stages.report import plain
 
 PROGRAMS, COUNTS = f"{PRIVATE}/health.json", f"{PRIVATE}/health-counts.json"
@@ -161,7 +162,7 @@ def programs(machine: Machine, plan: Plan) -> Iterator[Program]:
     if not machine.exists(PROGRAMS):
         return
     here = [str(name) for name, _ in plan.layers]
-    for item in read(b'{"checks":' + machine.read(PROGRAMS) + b"}", PROGRAMS).items("checks", 200):
+    for item in read(b'{"checks":' + machine.read(PROGRAMS) + b"}", PROGRAMS).items("checks", MOST_CHECKS):
         f = read(json.dumps(item).encode(), PROGRAMS)
         layer, path = LayerName.parse(f.text("layer", LayerName.PATTERN)), f.text("program", GUEST_PATH)
         if str(layer) not in here or not path.startswith(f"{layer.prefix}/") or ".." in path.split("/"):

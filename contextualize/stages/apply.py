@@ -16,7 +16,7 @@ from contextualize import document, rules, units
 from contextualize.document import Policy
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
-from contextualize.manifest import Group, User
+from contextualize.manifest import Declares, Group, User
 from contextualize.stages.verify import Layer
 
 POLICY = "/usr/lib/kiosk/policy.json"
@@ -34,6 +34,7 @@ def run(machine: Machine, layers: Sequence[Layer]) -> List[str]:
     for layer in layers:
         _check(machine, layer, policy)
     _none(rules.conflict_faults([layer.declared for layer in layers]))
+    _unknown(machine, [layer.manifest.declares for layer in layers])
     files = {
         file: machine.inside(layer.use.name.prefix, file.source, rules.ETC_FILE_LIMIT)
         for layer in layers
@@ -68,7 +69,7 @@ def _check(machine: Machine, layer: Layer, policy: Policy) -> None:
     name, declares = layer.use.name, layer.manifest.declares
     faults = [
         *rules.declaration_faults(name, declares),
-        *rules.policy_faults(declares, policy),
+        *rules.policy_faults(name, declares, policy),
         *rules.shadow_faults(name, declares, machine.exists, lambda _mounted: False),
         *rules.account_faults(declares, {path: _database(machine, path) for path in (PASSWD, GROUP)}),
     ]
@@ -78,6 +79,20 @@ def _check(machine: Machine, layer: Layer, policy: Policy) -> None:
 
 def _database(machine: Machine, path: str) -> str:
     return machine.read(path, 8 << 20).decode(errors="replace")
+
+
+def _unknown(machine: Machine, declared: Sequence[Declares]) -> None:
+    """Refuses users and groups whose name or number another database than /etc has: LDAP, systemd's own."""
+    for database, keys in (
+        ("passwd", [key for d in declared for u in d.users for key in (u.name, str(u.uid))]),
+        ("group", [key for d in declared for u in d.users for key in (u.name, str(u.uid))]
+         + [key for d in declared for g in d.groups for key in (g.name, str(g.gid))]),
+    ):  # fmt: skip
+        found = machine.known(database, keys) if keys else ""
+        if found:
+            raise Refused(
+                f"{found.split(':')[0]:.60}: this machine's {database} database has that name or number"
+            )
 
 
 def _unit(machine: Machine, layer: Layer, service: str) -> bytes:
@@ -97,7 +112,7 @@ def _program(machine: Machine, layer: Layer, path: str) -> Dict[str, str]:
     """A program of the layer that the health check runs, reached without any link."""
     at = machine.reach(layer.use.name.prefix, path)
     mode = machine.mode(at)
-    if not stat.S_ISREG(mode) or not mode & stat.S_IXUSR:
+    if not stat.S_ISREG(mode) or mode & rules.EVERYBODY != rules.EVERYBODY:
         raise Refused(f"{layer.use.name}: health {path!r:.120}: is not a program of the layer")
     return {"layer": str(layer.use.name), "program": at}
 

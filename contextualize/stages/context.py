@@ -41,6 +41,10 @@ def run(machine: Machine) -> Found:
     read = context.parse(told.document)
     if told.source == "cmdline" and read.farm and read.farm.secrets:
         raise Refused("the context has secrets, and every user can read the kernel's command line")
+    if told.source == "cmdline" and (read.hooks != Hooks() or read.user_data is not None):
+        raise Refused(
+            "the context has scripts, which can hold secrets, and every user can read the kernel's command line"
+        )
     digest = f"sha256:{hashlib.sha256(told.document).hexdigest()}"
     return Found(_with_scripts(read, told), digest, told.source, told.bundle, told.variables)
 

@@ -19,7 +19,7 @@ NETWORK = "/run/systemd/network/10-kiosk.network"
 TIME = "/run/systemd/timesyncd.conf.d/kiosk.conf"
 NETWORKD = ("/usr/lib/systemd/systemd-networkd", "/lib/systemd/systemd-networkd")
 TIMESYNCD = ("/usr/lib/systemd/systemd-timesyncd", "/lib/systemd/systemd-timesyncd")
-METADATA = ("169.254.169.254", "fd00:ec2::254")
+METADATA = ("169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe")
 ETHERNET = b"1"
 PATIENCE = 30.0
 """Seconds to wait for an interface to give the static address to."""

@@ -14,7 +14,9 @@ from contextualize.machine import Machine
 
 LABEL = "kiosk-scratch"
 SWAP = ".kiosk-swap"
-CLOSED = ("/boot", "/dev", "/etc", "/opt", "/proc", "/root", "/run", "/sys", "/usr", "/bin", "/sbin", "/lib")
+CLOSED = ("/boot", "/dev", "/etc", "/opt", "/proc", "/root", "/run", "/sys", "/usr", "/bin", "/sbin", "/lib", "/lib32",
+          "/lib64", "/libx32", "/cvmfs", "/afs", "/nix", "/snap")  # fmt: skip
+"""What the base has, and where jobs take software from."""
 
 
 def run(machine: Machine, scratch: Scratch) -> None:

@@ -186,7 +186,7 @@ def _base_faults(name: LayerName, declares: Declares, base: Base) -> Iterator[st
     def filled(folder: str) -> bool:
         return any(below(path, folder) for path in base.paths)
 
-    for fault in rules.policy_faults(declares, policy):
+    for fault in rules.policy_faults(name, declares, policy):
         yield f"{base.name}: {fault}"
     for fault in rules.account_faults(declares, base.accounts):
         yield f"{base.name}: {fault}"

@@ -118,6 +118,10 @@ def _recipe(name: str, entry: Entry) -> str:
     switches = [f"{k} = false" for k in kinds if not getattr(policy, k)]
     if policy.allows != LayerPolicy().allows:
         switches.append(f"allows = [{', '.join(map(_text, policy.allows))}]")
+    if policy.experiment_ids != LayerPolicy().experiment_ids:
+        switches.append(f"experiment_ids = {list(policy.experiment_ids)}")
+    if policy.sites:
+        switches.append(f"sites = [{', '.join(map(_text, policy.sites))}]")
     exceptions = [
         f"\n[[exceptions]]\ncheck = {_text(e.check)}\npath = {_text(e.path)}\nreason = {_text(e.reason)}\n"
         for e in recipe.exceptions

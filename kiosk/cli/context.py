@@ -67,7 +67,7 @@ def check(
 
 def facts(context: Context, data: bytes) -> dict[str, Any]:
     """What a document asks for, for people; Refused where its farm is none. `allows` is what a site layer must allow
-    for it, `declares` the settings of its farm that only a site layer can still have."""
+    for it, `declares` what a site layer must say of its farm (or allow `farm` to the context)."""
     import hashlib
 
     from contextualize import switches
@@ -85,6 +85,8 @@ def facts(context: Context, data: bytes) -> dict[str, Any]:
         "secrets": sorted(farm.secrets) if farm else [],
         "drains": f"{life.drains(context.node_id)} s after its start",
         "allows": list(switches.needed(context)),
-        "declares": [f"farms.{farm.name}.settings.{name}" for name in missing] if farm else [],
+        "declares": [f"farms.{farm.name}", *(f"farms.{farm.name}.settings.{name}" for name in missing)]
+        if farm
+        else [],
         "digest": f"sha256:{hashlib.sha256(data).hexdigest()}",
     }

@@ -79,7 +79,7 @@ def agree(context: Mapping[str, Any], layers: Sequence[Declared]) -> None:
         for switch in switches.needed(found):
             switches.require(switches.allowed(layers), switch, f"something that needs {switch}")
         if found.farm:
-            drivers.complete(farms.merged(found.farm, layers))
+            drivers.complete(farms.settled(found.farm, layers, switches.allowed(layers))[0])
     except Refused as e:
         faults.append(e.reason)
     if faults:

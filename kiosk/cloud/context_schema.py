@@ -115,6 +115,7 @@ def _farm() -> dict[str, Any]:
             ),
         },
         required=["kind", "name"],
+        description="The farm to join; a site layer must declare it, or allow farm.",
     )
 
 
@@ -159,5 +160,13 @@ def _pairs(values: dict[str, Any], most: int) -> dict[str, Any]:
     }
 
 
-def _object(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+def _object(
+    properties: dict[str, Any], *, required: list[str], description: str | None = None
+) -> dict[str, Any]:
+    found = {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+    return found if description is None else {"description": description, **found}

@@ -26,7 +26,7 @@ FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]{0,400}$")]
 AccountId = Annotated[int, Field(ge=200, le=60000)]
 SystemName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
-Switch = Literal["hooks", "user-data", "root-login"]
+Switch = Literal["hooks", "user-data", "root-login", "farm"]
 
 
 class Object(Document):
@@ -101,14 +101,17 @@ class Source(Document):
 class LayerPolicy(Document):
     """What layers may do to this image: the /etc paths (fnmatch patterns) that they may add files under,
     and whether they may declare users, services, environment variables, and something for CVMFS. `allows` is what
-    a site's layer may let contexts do."""
+    a site's layer may let contexts do, `experiment_ids` the first and the last number of experiments' users and groups,
+    and `sites` those whose layers it takes (none: all)."""
 
     etc: tuple[str, ...] = ()
     users: bool = True
     services: bool = True
     environment: bool = True
     cvmfs: bool = True
-    allows: tuple[Switch, ...] = ("hooks", "user-data", "root-login")
+    allows: tuple[Switch, ...] = ("hooks", "user-data", "root-login", "farm")
+    experiment_ids: tuple[AccountId, AccountId] = (50000, 59999)
+    sites: tuple[Name, ...] = ()
 
 
 class AuditException(Document):

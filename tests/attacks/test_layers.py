@@ -27,14 +27,14 @@ BASE = layer.Base(
         (
             "/etc/passwd",
             "/etc/profile.d",
-            "/etc/profile.d/base.sh",
+            "/etc/kiosk/demo-base",
             "/usr/lib/systemd/system/demo-own.service",
         )
     ),
     LayerPolicy(etc=("/etc/kiosk/*", "/etc/profile.d/*")),
 )
 UNIT = "[Service]\nUser=demo\nExecStart=/opt/experiment/demo/bin/x\n"
-USER = {"name": "demo", "uid": 990}
+USER = {"name": "demo", "uid": 50990}
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,47 @@ ATTACKS = [
         "a file over one of the base",
         "the base has one of its own",
         files={"p": "x"},
-        declares={"files": [{"path": "/etc/profile.d/base.sh", "source": "p"}]},
+        declares={"files": [{"path": "/etc/kiosk/demo-base", "source": "p"}]},
     ),
     Attack(
         "a file where the policy opens nothing",
-        "policy does not open it",
+        "an experiment's are /etc/kiosk/demo-NAME",
         files={"p": "x"},
         declares={"files": [{"path": "/etc/other/me", "source": "p"}]},
+    ),
+    Attack(
+        "a file in everybody's shells",
+        "an experiment's are /etc/kiosk/demo-NAME",
+        files={"p": "x"},
+        declares={"files": [{"path": "/etc/profile.d/00.sh", "source": "p"}]},
+    ),
+    Attack(
+        "a file that the site's own tools read",
+        "an experiment's are /etc/kiosk/demo-NAME",
+        files={"p": "x"},
+        declares={"files": [{"path": "/etc/kiosk/jobslots", "source": "p"}]},
+    ),
+    Attack(
+        "the account of a batch system's admin",
+        "an experiment's users and groups are demo or begin with demo-",
+        declares={"users": [{**USER, "name": "lsfadmin"}]},
+    ),
+    Attack(
+        "an account among the site's people",
+        "has 50000 to 59999 for experiments",
+        declares={"users": [{**USER, "uid": 1000}]},
+    ),
+    Attack(
+        "a service whose settings would be those of others",
+        "its name must be demo-NAME.service",
+        files={"demo-.service": UNIT},
+        declares={"services": ["demo-.service"], "users": [USER]},
+    ),
+    Attack(
+        "a service that takes a folder of the system's",
+        "must be kiosk-layer-demo",
+        files={"demo-x.service": UNIT + "RuntimeDirectory=demo\n"},
+        declares={"services": ["demo-x.service"], "users": [USER]},
     ),
     Attack(
         "a file that no policy can open",
@@ -104,41 +138,41 @@ ATTACKS = [
     Attack(
         "a source outside the layer",
         "not a plain path inside the layer",
-        declares={"files": [{"path": "/etc/kiosk/x", "source": "../../etc/shadow"}]},
+        declares={"files": [{"path": "/etc/kiosk/demo-x", "source": "../../etc/shadow"}]},
     ),
     Attack(
         "a source that is a link to a secret",
         "is not a file of the layer",
         pseudo=["p s 777 0 0 /etc/shadow"],
-        declares={"files": [{"path": "/etc/kiosk/x", "source": "p"}]},
+        declares={"files": [{"path": "/etc/kiosk/demo-x", "source": "p"}]},
         guest="apply: ",
     ),
     Attack(
         "a source below a folder that is a link",
         "is not a file of the layer",
         pseudo=["d s 777 0 0 /etc/ssl"],
-        declares={"files": [{"path": "/etc/kiosk/x", "source": "d/key"}]},
+        declares={"files": [{"path": "/etc/kiosk/demo-x", "source": "d/key"}]},
         guest="is not a folder",
     ),
     Attack(
         "a file that would fill the memory",
         "larger than 1048576 bytes",
         pseudo=["big f 644 0 0 head -c 3000000 /dev/zero"],
-        declares={"files": [{"path": "/etc/kiosk/x", "source": "big"}]},
+        declares={"files": [{"path": "/etc/kiosk/demo-x", "source": "big"}]},
     ),
     Attack(
         "the same file twice",
-        "declares file /etc/kiosk/x twice",
+        "declares file /etc/kiosk/demo-x twice",
         files={"p": "x"},
-        declares={"files": [{"path": "/etc/kiosk/x", "source": "p"}] * 2},
+        declares={"files": [{"path": "/etc/kiosk/demo-x", "source": "p"}] * 2},
     ),
     Attack(
-        "the same user twice", "declares user demo twice", declares={"users": [USER, {**USER, "uid": 991}]}
+        "the same user twice", "declares user demo twice", declares={"users": [USER, {**USER, "uid": 50991}]}
     ),
     Attack(
         "two users with one number",
-        "declares uid 990 twice",
-        declares={"users": [USER, {**USER, "name": "d"}]},
+        "declares uid 50990 twice",
+        declares={"users": [USER, {**USER, "name": "demo-d"}]},
     ),
     Attack("a user with the number of root", "users[0]: uid", declares={"users": [{**USER, "uid": 0}]}),
     Attack("a user at home in root's", "the home '/root'", declares={"users": [{**USER, "home": "/root"}]}),
@@ -242,17 +276,18 @@ def test_it_does_not_boot(tmp_path: Path, attack: Attack) -> None:
     guest = Guest(tmp_path / "guest")
     guest.write("/usr/lib/systemd/system/demo-own.service", b"")
     guest.write("/etc/shadow", b"secret\n")
+    guest.write("/etc/kiosk/demo-base", b"the base's own\n")
     guest.add_layer("experiment/demo/software", image(tmp_path, attack), attack.declares)
     assert guest.boot() == 1
     assert (attack.guest or attack.expected) in guest.refused()
-    assert not guest.machine.exists("/etc/kiosk/x")
+    assert not guest.machine.exists("/etc/kiosk/demo-x")
     assert not guest.machine.asked
 
 
 def test_a_good_layer_is_let_through(tmp_path: Path) -> None:
     good = Attack("good", "", files={"p": "x", "demo-x.service": UNIT})
     declares = {
-        "files": [{"path": "/etc/kiosk/x", "source": "p"}],
+        "files": [{"path": "/etc/kiosk/demo-x", "source": "p"}],
         "services": ["demo-x.service"],
         "users": [USER],
         "environment": {"DEMO_X": "1"},
@@ -285,11 +320,15 @@ def test_a_manifest_that_asks_for_another_prefix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["user", "number", "group"])
 def test_an_account_of_the_base(tmp_path: Path, what: str) -> None:
     user = {
-        "user": {"name": "daemon", "uid": 990},
-        "number": {"name": "x", "uid": 201},
-        "group": {"name": "slurm", "uid": 990},
+        "user": {"name": "demo-old", "uid": 50990},
+        "number": {"name": "demo-x", "uid": 50201},
+        "group": {"name": "demo-group", "uid": 50990},
     }
     guest = Guest(tmp_path / "guest")
+    guest.write(
+        "/etc/passwd", b"root:x:0:0:root:/root:/bin/bash\ndemo-old:x:202:202::/:\nold:x:50201:9::/:\n"
+    )
+    guest.write("/etc/group", b"root:x:0:\ndemo-group:x:211:\n")
     guest.add_layer(
         "experiment/demo/software", image(tmp_path, Attack("", "", files={"p": "x"})), {"users": [user[what]]}
     )
@@ -301,7 +340,9 @@ def test_a_link_of_the_base_is_not_written_through(tmp_path: Path) -> None:
     guest = Guest(tmp_path / "guest")
     (guest.root / "etc/kiosk").symlink_to("profile.d")
     data = image(tmp_path, Attack("", "", files={"p": "evil"}))
-    guest.add_layer("experiment/demo/software", data, {"files": [{"path": "/etc/kiosk/x", "source": "p"}]})
+    guest.add_layer(
+        "experiment/demo/software", data, {"files": [{"path": "/etc/kiosk/demo-x", "source": "p"}]}
+    )
     assert guest.boot() == 1
     assert guest.refused() == "apply: /etc/kiosk: not a folder"
     assert not (guest.root / "etc/profile.d/x").exists()
@@ -311,7 +352,7 @@ def test_two_layers_that_both_declare_a_user(tmp_path: Path) -> None:
     guest = Guest(tmp_path / "guest")
     data = image(tmp_path, Attack("", "", files={"p": "x"}))
     guest.add_layer("site/example/base", data, {"users": [USER]})
-    guest.add_layer("experiment/demo/software", data, {"users": [{**USER, "uid": 995}]})
+    guest.add_layer("experiment/demo/software", data, {"users": [{**USER, "uid": 50995}]})
     assert guest.boot() == 1
     assert guest.refused() == "apply: site/example/base and experiment/demo/software both declare user demo"
     assert "demo" not in guest.text("/etc/passwd")

@@ -32,6 +32,7 @@ class FolderMachine(Machine):
         self.asked: list[tuple[str, ...]] = []
         self.disks: list[tuple[str, str]] = []
         self.closed: list[str] = []
+        self.accounts: list[str] = []
 
     def file_systems(self) -> list[tuple[str, str]]:
         return self.disks
@@ -60,6 +61,9 @@ class FolderMachine(Machine):
     def unmount(self, where: str) -> None:
         del self.mounts[where]
         shutil.rmtree(self.path(where))
+
+    def known(self, database: str, keys: Sequence[str]) -> str:
+        return next((line for line in self.accounts if line.split(":")[0] in keys), "")
 
     def set_hostname(self, name: str) -> None:
         self.hostname = name
@@ -136,7 +140,7 @@ class Guest:
         self.write("/usr/lib/kiosk/policy.json", {"etc": ["/etc/kiosk/*", "/etc/profile.d/*"]})
         self.write("/usr/lib/kiosk/root.json", self.repository.root())
         self.write("/etc/passwd", b"root:x:0:0:root:/root:/bin/bash\ndaemon:x:201:201::/:/usr/sbin/nologin\n")
-        self.write("/etc/group", b"root:x:0:\ndaemon:x:201:\nslurm:x:210:\n")
+        self.write("/etc/group", b"root:x:0:\ndaemon:x:201:\nslurm:x:210:\nother:x:211:\n")
         self.write("/etc/profile.d/base.sh", b"# the base's own\n")
         self.write("/proc/cmdline", f"root=/dev/mapper/root roothash={ROOT_HASH} console=ttyS0\n".encode())
         self.write("/proc/uptime", b"12.50 20.00\n")

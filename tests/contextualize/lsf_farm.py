@@ -18,7 +18,7 @@ from tests.contextualize.farm_machine import FarmMachine
 from tests.simulators.lsf.cluster import State
 from tests.simulators.lsf.programs import install, main
 
-BIN, SERVER = "/opt/site/lsf/bin", "/opt/site/lsf/etc"
+BIN, SERVER = "/usr/lsf/bin", "/usr/lsf/etc"
 
 
 class LsfMachine(FarmMachine):

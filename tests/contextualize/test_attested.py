@@ -191,7 +191,7 @@ def test_a_boot_writes_what_the_command_reads(
 ) -> None:
     monkeypatch.setattr(join, "run", lambda *_: None)  # the farm itself is not what this is about
     files: Files = {"bin/tool": "#!/bin/sh\n"}
-    guest.add_layer("site/example/base", squashfs(files))
+    guest.add_layer("site/example/base", squashfs(files), {"farms": {"blue": {"kind": "slurm"}}})
     guest.context["life"] = {"age": 3600, "drain": 600}
     guest.context["farm"] = {"kind": "slurm", "name": "blue", "settings": {}, "secrets": {"key": "c2VjcmV0"}}
     assert guest.boot() == 0

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 import pytest
 
+from contextualize import features
 from contextualize.stages.report import CONSOLE, PORT
 from kiosk.cloud import report as kiosk_report
 from kiosk.cloud.qemu.record import Record
@@ -24,7 +25,7 @@ SITE = {
 }
 DEMO = {
     "environment": {"VO_DEMO_SW_DIR": "/opt/experiment/demo"},
-    "users": [{"name": "demo", "uid": 990, "home": "/home/demo", "shell": "/bin/bash"}],
+    "users": [{"name": "demo", "uid": 50990, "home": "/home/demo", "shell": "/bin/bash"}],
     "services": ["systemd/demo-hello.service"],
 }
 
@@ -53,9 +54,10 @@ def test_two_layers_are_mounted_and_carried_out(guest: Guest, squashfs: Squashfs
     assert guest.machine.mounts == {
         "/opt/site": ("squashfs", "ro,nosuid,nodev"),
         "/opt/experiment/demo": ("squashfs", "ro,nosuid,nodev"),
+        features.JOBS: ("tmpfs", features.OPTIONS),
     }
     assert guest.text("/etc/kiosk/site.conf") == "site\n"
-    assert "demo:x:990:990::/home/demo:/bin/bash" in guest.text("/etc/passwd").splitlines()
+    assert "demo:x:50990:50990::/home/demo:/bin/bash" in guest.text("/etc/passwd").splitlines()
     assert stat.S_IMODE((guest.root / "home/demo").stat().st_mode) == 0o700
     profile = guest.text("/etc/profile.d/kiosk-layers.sh")
     assert "export SITE_NAME='EXAMPLE'\n" in profile

@@ -12,6 +12,7 @@ from contextualize import farms, switches
 from contextualize.context import Farm
 from contextualize.document import LayerName
 from contextualize.errors import Refused
+from contextualize.machine import Machine
 from contextualize.manifest import Declared, Declares, FarmSettings
 from tests.contextualize.guest import Guest
 
@@ -40,11 +41,11 @@ def test_groups_and_their_members(guest: Guest, squashfs: Squashfs) -> None:
     ("declares", "expected"),
     [
         (
-            {"groups": [{"name": "slurm", "gid": 801}]},
-            "group slurm (801): the base's /etc/group has that name",
+            {"groups": [{"name": "other", "gid": 801}]},
+            "group other (801): the base's /etc/group has that name",
         ),
         ({"groups": [{"name": "grid", "gid": 210}]}, "group grid (210): the base's /etc/group has that name"),
-        ({"users": [{"name": "a", "uid": 990, "groups": ["slurm"]}]}, "the group slurm is not one that this"),
+        ({"users": [{"name": "a", "uid": 990, "groups": ["other"]}]}, "the group other is not one that this"),
         (
             {"groups": [{"name": "docker", "gid": 801}]},
             "docker: no layer declares a user or group of that name",
@@ -158,24 +159,24 @@ def test_a_site_layer_comes_first_wherever_the_context_names_it(guest: Guest, sq
     ("one", "two", "expected"),
     [
         (
-            {"groups": [{"name": "g", "gid": 801}]},
-            {"groups": [{"name": "g", "gid": 802}]},
-            "both declare group g",
+            {"groups": [{"name": "demo-g", "gid": 801}]},
+            {"groups": [{"name": "demo-g", "gid": 50802}]},
+            "both declare group demo-g",
         ),
         (
-            {"groups": [{"name": "g", "gid": 801}]},
-            {"groups": [{"name": "h", "gid": 801}]},
-            "both declare gid 801",
+            {"groups": [{"name": "g", "gid": 50801}]},
+            {"groups": [{"name": "demo-h", "gid": 50801}]},
+            "both declare gid 50801",
         ),
         (
-            {"groups": [{"name": "g", "gid": 990}]},
-            {"users": [{"name": "u", "uid": 990}]},
-            "both declare uid 990",
+            {"groups": [{"name": "g", "gid": 50990}]},
+            {"users": [{"name": "demo", "uid": 50990}]},
+            "both declare uid 50990",
         ),
         (
-            {"files": [{"path": "/etc/kiosk/x", "source": "share/version"}]},
-            {"files": [{"path": "/etc/kiosk/x", "source": "share/version"}]},
-            "both declare file /etc/kiosk/x",
+            {"files": [{"path": "/etc/kiosk/demo-x", "source": "share/version"}]},
+            {"files": [{"path": "/etc/kiosk/demo-x", "source": "share/version"}]},
+            "both declare file /etc/kiosk/demo-x",
         ),
     ],
 )
@@ -237,3 +238,32 @@ def test_what_the_site_has_signed_of_a_farm_stands_and_the_context_adds_the_rest
 def test_a_context_that_contradicts_what_the_site_has_signed(signed: FarmSettings, expected: str) -> None:
     with pytest.raises(Refused, match=expected):
         farms.merged(FARM, [verified(SITE, farms={"grid": signed})])
+
+
+def test_a_declared_farm_needs_no_switch_but_for_settings_that_say_who_leads_it() -> None:
+    site = verified(SITE, farms={"grid": FarmSettings("slurm", {"controllers": "slurm.example.org"})})
+    assert farms.settled(FARM, [site], frozenset())[1] == []
+    half = verified(SITE, farms={"grid": FarmSettings("slurm", {})})
+    theirs = Farm("slurm", "grid", {"controllers": "slurm.example.net", "cpus": "4"}, {})
+    with pytest.raises(Refused, match="the context sets controllers of the farm grid, which no site layer"):
+        farms.settled(theirs, [half], frozenset())
+    assert farms.settled(theirs, [half], frozenset(["farm"])) == (theirs, ["farm"])
+
+
+def test_no_experiment_stands_for_a_farm() -> None:
+    demo = verified(DEMO, farms={"grid": FarmSettings("slurm", {})}, allows=("farm",))
+    with pytest.raises(Refused, match="the context has the farm grid, which no site layer of this machine"):
+        farms.settled(FARM, [demo], switches.allowed([demo]))
+
+
+@pytest.mark.parametrize("line", ["pilot:x:7001:7001::/home/pilot:/bin/sh", "990:x:990:990:::"])
+def test_an_account_that_only_the_name_service_knows(guest: Guest, squashfs: Squashfs, line: str) -> None:
+    guest.machine.accounts = [line]
+    layers(guest, squashfs, {SITE: {"users": [{"name": "pilot", "uid": 990}]}})
+    assert guest.boot() == 1
+    assert "this machine's passwd database has that name or number" in guest.refused()
+
+
+def test_the_machine_itself_is_asked() -> None:
+    assert Machine().known("passwd", ["no-such-user-here", "0"]).startswith("root:")
+    assert Machine().known("group", ["no-such-group-here"]) == ""

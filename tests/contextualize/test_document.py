@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from typing import Any
 
@@ -155,3 +156,17 @@ def test_no_error_shows_a_secret() -> None:
     good = read({**GOOD, "farm": {**farm, "secrets": {"munge_key": "aGlkZGVu"}}}).farm
     assert good is not None and good.secrets == {"munge_key": b"hidden"}
     assert "hidden" not in repr(good)
+
+
+def test_a_text_full_of_quotes_takes_time_as_its_size_and_no_more() -> None:
+    began = time.process_time()
+    for text in (b'"\\' * 500_000, b'"a' * 499_999, b'{"a": "' + b'\\"' * 500_000, b'"' + b"\\" * 999_999):
+        with pytest.raises(Refused, match="not valid JSON"):
+            document.read(text, "it")
+    assert time.process_time() - began < 5
+
+
+def test_brackets_in_strings_are_not_nested() -> None:
+    assert document.read(b'{"a": "[[[[[[[[[[[[[[[[\\"{{{{\\\\"}', "it").text("a", ".*")
+    with pytest.raises(Refused, match="nested more than 12 deep"):
+        document.read(b'{"a\\"": ' + b"[" * 13 + b"]" * 13 + b"}", "it")

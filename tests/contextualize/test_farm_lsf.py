@@ -238,9 +238,7 @@ def test_the_key_of_eauth_is_roots_alone_and_goes_with_the_host(lsf: LsfFarm) ->
 
 def test_a_program_that_everybody_may_change_is_not_run(lsf: LsfFarm) -> None:
     lsf.machine.path(f"{SERVER}/sbatchd").chmod(0o777)
-    with pytest.raises(
-        Refused, match=r"/opt/site/lsf/etc/sbatchd is no program, or one that everybody may change"
-    ):
+    with pytest.raises(Refused, match=r"/usr/lsf/etc/sbatchd is no program for root: others may change"):
         member.join(lsf.machine, context(), NODE)
     assert lsf.machine.units.started == []
     assert nothing_left(lsf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,16 +13,18 @@ import pytest
 from contextualize.context import Farm
 from contextualize.errors import Refused
 from contextualize.farm import drivers, member
-from contextualize.farm.driver import Node, Seat, told
+from contextualize.farm.driver import Node, Seat, program, told
 from contextualize.farm.drivers import driver
+from contextualize.farm.htcondor import HTCondor
 from contextualize.farm.services import Service, quoted
-from contextualize.farm.settings import checked, checked_secrets
+from contextualize.farm.settings import PROGRAMS, checked, checked_secrets
+from contextualize.machine import Machine
 from tests.contextualize.farm_machine import FarmMachine
 
 NODE = Node("wn-1", "debian-12-worker", "20261125.1")
 NEEDED = {
     "slurm": {"controllers": "ctl"},
-    "lsf": {"servers": "m", "bindir": "/opt/site/lsf/bin", "serverdir": "/opt/site/lsf/etc"},
+    "lsf": {"servers": "m", "bindir": "/usr/lsf/bin", "serverdir": "/usr/lsf/etc"},
     "htcondor": {"collector": "cm"},
 }
 HOSTILE = ("a b", "a\tb", "a\nb", 'a"b', "a'b", "a$(id)", "a`id`", "a;b", "a\\b", "a%b", "a#b", "a=b c", "-x",
@@ -110,3 +113,44 @@ def test_systemd_takes_the_units_as_they_are_written(tmp_path: Path) -> None:
             units[-1].write_text(runnable.text("f"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)
     assert "kiosk-farm" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("bent", ["owner", "folder", "group", "link", "gone", "folder-for-program"])
+def test_root_runs_no_program_that_others_could_replace(tmp_path: Path, bent: str) -> None:
+    folder = tmp_path / "usr/x/bin"
+    folder.mkdir(parents=True)
+    file = folder / "tool"
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o755)
+    seat = Seat(Machine(tmp_path), "batch", Node("n", "i", "1"), {})
+    assert program(seat, "/usr/x/bin", "tool") == str(file)
+    if bent == "owner":
+        os.chown(file, 1000, 0)
+    elif bent == "folder":
+        folder.parent.chmod(0o1777)
+    elif bent == "group":
+        os.chown(folder, 0, 1000)
+        folder.chmod(0o775)
+    elif bent == "link":
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data").chmod(0o777)
+        file.rename(tmp_path / "data/tool")
+        file.symlink_to("../../../data/tool")
+    else:
+        file.unlink()
+        if bent == "folder-for-program":
+            file.mkdir()
+    with pytest.raises(Refused, match="/usr/x/bin/tool"):
+        program(seat, "/usr/x/bin", "tool")
+
+
+@pytest.mark.parametrize("folder", ["/cvmfs/x/bin", "/data/x", "/mnt", "/afs/x", "/home/x"])
+def test_places_that_others_fill_are_no_places_for_roots_programs(folder: str) -> None:
+    assert not re.fullmatch(PROGRAMS, folder)
+
+
+@pytest.mark.parametrize("name", ["ALLOW_WRITE", "CONDOR_HOST", "PATH", "hasX", "x"])
+def test_a_feature_of_htcondors_is_none_of_its_settings(name: str) -> None:
+    farm = Farm("htcondor", "pool", {"collector": "c", "features": name}, {})
+    with pytest.raises(Refused, match="features = "):
+        checked(farm, HTCondor.settings)

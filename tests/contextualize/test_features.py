@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contextualize import features_command
+from contextualize import features, features_command
 from contextualize.features_command import Job, job, values
 from tests.contextualize.guest import Guest
 
@@ -31,6 +31,26 @@ def test_a_node_has_its_features_as_soon_as_it_is_ready(guest: Guest) -> None:
     assert found == {"total_cpu": str(cpus), "grace_secs": "600", "jobslots": "3", "hs06": f"{12.5 * cpus}"}
     modes = {p.stat().st_mode & 0o777 for p in (guest.root / "run/kiosk/machinefeatures").iterdir()}
     assert modes == {0o644}
+
+
+def test_jobs_write_where_they_can_fill_nothing_that_a_drain_needs(guest: Guest) -> None:
+    assert guest.boot() == 0
+    kind, options = guest.machine.mounts["/run/kiosk/jobfeatures"]
+    assert kind == "tmpfs"
+    assert {"nosuid", "nodev", "noexec", "mode=1777"} < set(options.split(","))
+    assert "size=" in options and "nr_inodes=" in options
+    for path in (guest.root / "run").rglob("*"):
+        assert path.is_symlink() or not path.stat().st_mode & 0o002, f"everybody may write {path}"
+
+
+def test_what_a_job_fills_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "run/kiosk/jobfeatures").mkdir(parents=True)
+    script = f'''set -u; mount -t tmpfs -o size=1m none "$1/run"
+    mkdir -p "$1{features.JOBS}"
+    mount -t tmpfs -o {features.OPTIONS} kiosk-jobs "$1{features.JOBS}"
+    cd "$1{features.JOBS}" && seq 40000 | xargs mkdir 2>/dev/null && exit 1
+    echo drains > "$1/run/kiosk/reason"'''
+    subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", tmp_path], check=True)
 
 
 def test_a_number_of_the_sites_that_is_none_ends_the_boot(guest: Guest) -> None:

@@ -113,3 +113,11 @@ def test_a_later_look_can_not_be_shown_an_older_state(demo: Guest, tmp_path: Pat
 def test_a_reader_of_floors_takes_no_other_document() -> None:
     with pytest.raises(Refused, match="not a JSON object"):
         floor(b"[]", "x")
+
+
+def test_a_reason_that_can_not_be_printed_does_not_hide_the_revocation() -> None:
+    found = floor(
+        b'{"schema":"kiosk.floor/1","name":"x","below":"2","reason":"bad \\ud800 one","date":"d"}', "f"
+    )
+    said = below_floor(found, "x", "1")
+    assert said is not None and said.encode() and "bad   one" in said

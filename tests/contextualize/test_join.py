@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from contextualize.farm import member
 from contextualize.machine import Answer
 from contextualize.stages.attest import ATTESTATION
 from contextualize.stages.report import Reporter
-from tests.contextualize.conftest import Files
 from tests.contextualize.guest import FolderMachine, Guest
 from tests.contextualize.lsf_farm import BIN, SERVER, LsfFarm
+
+Squashfs = Callable[[dict[str, str]], bytes]
 
 
 class JoiningMachine(FolderMachine):
@@ -80,8 +80,9 @@ class JoiningGuest:
 
 
 @pytest.fixture
-def joining(tmp_path: Path) -> Iterator[JoiningGuest]:
+def joining(tmp_path: Path, squashfs: Squashfs) -> Iterator[JoiningGuest]:
     found = JoiningGuest(tmp_path)
+    found.guest.add_layer("site/example/base", squashfs({"bin/": ""}), {"allows": ["farm", "hooks"]})
     yield found
     for unit in found.lsf.machine.units.alive():
         found.lsf.machine.units.stop(unit)
@@ -95,6 +96,7 @@ def test_the_farm_is_joined_after_the_attestation_is_there_and_before_the_machin
     assert joining.lsf.hosts()["node-7"] == "ok"
     said = [report.get("stage", report["state"]) for report in joining.guest.reports()]
     assert said[-3:] == ["attest", "join", "ready"]
+    assert joining.guest.reports()[-1]["attestation"]["switched_on"] == ["farm"]
 
 
 def test_a_farm_that_does_not_answer_stops_the_machine_with_its_reason(joining: JoiningGuest) -> None:
@@ -177,12 +179,19 @@ def test_why_the_boot_failed_is_reported_before_the_farm_is_left_and_whatever_go
 
 
 def test_an_epilog_that_fails_does_so_before_the_farm_can_send_a_job(
-    joining: JoiningGuest, squashfs: Callable[[Files], bytes]
+    joining: JoiningGuest,
 ) -> None:
-    shutil.rmtree(joining.machine.path("/opt/site"))
-    joining.guest.add_layer("site/example/base", squashfs({"a": ""}), {"allows": ["hooks"]})
     joining.guest.context["hooks"] = {"epilog": "echo no; exit 1"}
     assert joining.guest.boot() == 1
     assert joining.guest.refused() == "hooks: epilog: ended with status 1: no"
     assert joining.machine.attested == []
     assert joining.left()
+
+
+def test_a_farm_that_no_site_stands_for_is_not_joined(joining: JoiningGuest) -> None:
+    joining.guest.context["layers"] = []
+    assert joining.guest.boot() == 1
+    assert joining.guest.refused() == (
+        "farm: the context has the farm batch, which no site layer of this machine declares, and none allows farm"
+    )
+    assert joining.machine.attested == [] and joining.left()

@@ -79,7 +79,7 @@ def test_a_host_that_crashed_and_is_removed(farm: LsfFarm) -> None:
 
 
 def test_only_the_master_adds_a_host(farm: LsfFarm) -> None:
-    answer = Machine.ask(farm.machine, [farm.machine.path("/opt/site/lsf/bin/lsaddhost"), "lava1"])
+    answer = Machine.ask(farm.machine, [farm.machine.path("/usr/lsf/bin/lsaddhost"), "lava1"])
     assert answer.err == "ls_addhost: Cannot locate master LIM now, try later"
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contextualize import rules, tree, units
-from contextualize.document import LayerName, Policy
+from contextualize.document import LayerName, Policy, policy
+from contextualize.errors import Refused
 from contextualize.manifest import Declares, EtcFile, User
 from contextualize.tree import Entry
 
@@ -118,7 +119,7 @@ def test_variables(layer: LayerName, name: str, good: bool) -> None:
 )
 def test_the_policy_opens_names_one_by_one(path: str, good: bool) -> None:
     file = EtcFile(path, "etc/a", 0o644)
-    assert (not list(rules.policy_faults(declares(files=(file,)), OPEN))) == good
+    assert (not list(rules.policy_faults(SITE, declares(files=(file,)), OPEN))) == good
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,11 @@ def test_a_good_unit() -> None:
         GOOD.replace("[Service]", "[Socket]"),
         GOOD + "StandardOutput=file:/etc/passwd\n",
         GOOD + "StateDirectory=../../etc\n",
+        GOOD + "KillMode=none\n",
+        GOOD + "KillMode=process\n",
+        GOOD + "TimeoutStopSec=infinity\n",
+        GOOD + "TimeoutStopSec=0\nTimeoutStopSec=5h\n",
+        GOOD + "TimeoutStopSec=301\n",
         "[Service]\nUser=demo\n",
         "[Service]\nUser=demo\nExecStart=\n",
         GOOD + "garbage\n",
@@ -194,3 +200,49 @@ def test_units_that_are_refused(text: str) -> None:
 def test_a_sites_service_may_run_as_root() -> None:
     text = GOOD.replace("User=demo\n", "").replace("/opt/experiment/demo", "/opt/site")
     assert unit(text, SITE) == []
+
+
+@pytest.mark.parametrize("owner", ["systemd", "systemd-x", "kiosk", "slurm", "lsf", "root", "hs06"])
+def test_an_owner_with_a_name_of_the_systems(owner: str) -> None:
+    layer = LayerName("site", owner, "base")
+    assert [f for f in rules.declaration_faults(layer, declares()) if "a name of the system's own" in f]
+
+
+@pytest.mark.parametrize(
+    "name", ["demo-.service", "demo-x-.service", "demo.service", "demo-x@.service", "other-x.service"]
+)
+def test_a_units_name_says_whose_it_is_and_is_nobodys_prefix(name: str) -> None:
+    assert list(rules.declaration_faults(DEMO, declares(services=(f"s/{name}",))))
+    assert not list(rules.declaration_faults(DEMO, declares(services=("s/demo-x.y-1.service",))))
+
+
+def test_an_images_policy_says_which_numbers_experiments_have_and_whose_layers_it_takes() -> None:
+    user = User("demo", 30001, "/nonexistent", "/usr/sbin/nologin", "")
+    mine = policy(b'{"experiment_ids": [30000, 30999], "sites": ["example"]}')
+    assert list(rules.policy_faults(DEMO, declares(users=(user,)), OPEN))
+    assert not list(rules.policy_faults(DEMO, declares(users=(user,)), mine))
+    assert not list(rules.policy_faults(SITE, declares(), mine))
+    other = LayerName("site", "other", "base")
+    assert list(rules.policy_faults(other, declares(), mine)) == [
+        "the image's policy takes layers of the sites example alone"
+    ]
+    assert not list(rules.policy_faults(other, declares(), OPEN))
+    for wrong in (b"[1]", b"[0, 5]", b"[500, 400]", b'"x"', b"[200, true]"):
+        with pytest.raises(Refused):
+            policy(b'{"experiment_ids": ' + wrong + b"}")
+
+
+def test_a_service_may_take_some_time_to_stop() -> None:
+    assert unit(GOOD + "TimeoutStopSec=300s\nKillMode=mixed\nStateDirectory=kiosk-layer-demo-x\n") == []
+
+
+def test_more_health_programs_than_a_machine_runs() -> None:
+    many = declares(health=tuple(f"bin/{i}" for i in range(101)))
+    found = list(rules.conflict_faults([(SITE, many), (DEMO, many)]))
+    assert found == ["202 health programs altogether; a machine runs at most 200"]
+
+
+@pytest.mark.parametrize(("mode", "good"), [(0o755, True), (0o744, False), (0o644, False)])
+def test_a_health_program_is_one_that_its_user_can_run(mode: int, good: bool) -> None:
+    entries = {"bin/x": Entry("bin/x", stat.S_IFREG | mode)}
+    assert (not list(rules.source_faults(declares(health=("bin/x",)), entries))) == good

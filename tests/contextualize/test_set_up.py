@@ -150,6 +150,7 @@ assert tried(0) == tried(65534) == errno.EINPROGRESS
 for _ in range(2):
     only_root("169.254.169.254")
     only_root("fd00:ec2::254")
+    only_root("fe80::a9fe:a9fe")
 assert tried(0) == errno.EINPROGRESS
 assert tried(1) == tried(65534) == errno.EACCES
 print(subprocess.check_output("ip rule; ip -6 rule", shell=True, text=True))
@@ -169,7 +170,7 @@ def test_no_user_but_root_reaches_the_metadata_service() -> None:
 
 def test_every_machine_closes_the_metadata_service(guest: Guest) -> None:
     assert guest.boot() == 0
-    assert guest.machine.closed == ["169.254.169.254", "fd00:ec2::254"]
+    assert guest.machine.closed == ["169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe"]
 
 
 # -- who may log in ---------------------------------------------------------------------------------------

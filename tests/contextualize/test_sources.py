@@ -151,6 +151,14 @@ def test_secrets_do_not_stand_where_every_user_can_read_them(guest: Guest) -> No
     assert "c2VjcmV0" not in json.dumps(guest.reports())
 
 
+@pytest.mark.parametrize("part", [{"hooks": {"epilog": "x"}}, {"user_data": "#!/bin/sh\n"}])
+def test_scripts_do_not_stand_there_either(guest: Guest, part: dict[str, Any]) -> None:
+    guest.context.update(part)
+    packed = base64.b64encode(json.dumps(guest.context).encode()).decode()
+    assert words(guest, f"kiosk.context_base64={packed}").boot() == 1
+    assert guest.refused().startswith("context: the context has scripts, which can hold secrets")
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

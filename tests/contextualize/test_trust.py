@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from contextualize import trust
+from contextualize.errors import Refused
 from tests.contextualize.guest import Guest
 
 Squashfs = Callable[[dict[str, str]], bytes]
@@ -169,3 +171,21 @@ except Refused as e:
     sys.exit(hasattr(fetcher, "urllib3") or "does not hold" not in e.reason)
 """
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=Path(trust.__file__).parents[1])
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "linked folder"])
+def test_a_bundle_that_is_more_than_files(guest: Guest, what: str) -> None:
+    guest.sign()
+    metadata = guest.disk / "kiosk/metadata"
+    file = metadata / "timestamp.json"
+    if what == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    elif what == "link":
+        file.rename(guest.disk / "elsewhere")
+        file.symlink_to(guest.disk / "elsewhere")
+    else:
+        metadata.rename(guest.disk / "elsewhere")
+        metadata.symlink_to(guest.disk / "elsewhere")
+    with pytest.raises(Refused, match="the signed metadata does not hold"):
+        trust.Trust(guest.repository.root(), guest.disk / "kiosk", None, guest.root)
