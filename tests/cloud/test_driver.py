@@ -282,8 +282,19 @@ def test_giving_up_keeps_what_explains_it(uefi: QemuCloud, spec: Spec) -> None:
     assert (after.phase, after.stage, after.reason) == ("failed", "verify", "not ready after 1 s")
     assert state.uuid not in process.running()
     assert {p.name for p in uefi.folder(state.id).iterdir()} <= {
-        "vm.json", "end.json", "console.log", "report.jsonl", "qemu.log",
+        "vm.json", "end.json", "start.lock", "console.log", "report.jsonl", "qemu.log",
     }  # fmt: skip
+
+
+def test_giving_up_leaves_no_secrets_of_a_metadata_service(cloud: QemuCloud, spec: Spec) -> None:
+    state = half_started(cloud, spec("node-1"))
+    folder = cloud.folder(state.id)
+    (folder / argv.METADATA_FILES).mkdir()
+    (folder / argv.METADATA_FILES / "user-data").write_text("secret")
+    (folder / argv.CONTEXT).write_text("secret")
+    cloud.give_up(state.id, stage=None, reason="not ready")
+    assert {p.name for p in folder.iterdir()} == {"vm.json", "end.json", "start.lock"}
+    assert only(cloud).reason == "not ready"
 
 
 def test_waiting_tells_stages_and_ends_at_the_limit(uefi: QemuCloud, spec: Spec) -> None:

@@ -57,7 +57,8 @@ log = logger(__name__)
 FIRMWARE = Path("/usr/share/OVMF")
 ESP = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
 """A partition that UEFI firmware starts from, by its type in a GPT and in an MBR."""
-KEPT = ("vm.json", "end.json", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
+KEPT = ("vm.json", "end.json", "start.lock", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
+"""What explains a VM that has ended. All else goes: disks and context hold secrets."""
 SPAWN, POWERDOWN, QUIT = 30.0, 60.0, 5.0
 DRAIN, DRAIN_LIMIT = "/usr/sbin/kiosk-drain", 60.0
 CAN = Capabilities(layers=True, report=True, console=True, execute=True, drain=True)
@@ -160,9 +161,7 @@ class QemuCloud:
         folder = self.folder(id)
         files.write(folder / "end.json", End(stage=stage, reason=reason).to_json())
         self._end_process(record.read(folder).uuid, monitor=folder / argv.MONITOR, now=True)
-        for path in folder.iterdir():
-            if path.name not in KEPT:
-                path.unlink(missing_ok=True)
+        _wipe(folder)
 
     def in_use(self) -> set[Ref]:
         """The versions in the host cache that VMs here use. They must not be removed."""
@@ -383,6 +382,13 @@ def _possible(spec: VmSpec, boot: Boot) -> None:
             "no signed metadata comes with EC2's user data, so the guest must know where to fetch it",
             hint='Say it in the --context file: {"repository": {"url": "http://kiosk.example.org"}}',
         )
+
+
+def _wipe(folder: Path) -> None:
+    """Removes what does not explain a VM's end."""
+    for path in folder.iterdir():
+        if path.name not in KEPT:
+            files.discard(path)
 
 
 def _lost(uuid: str) -> VmState:
