@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -127,21 +128,7 @@ def launch(
     A VM that does not come up is ended, also by Ctrl-C; its console and report are kept and named.
     """
     with files.scratch(driver.vms, prefix="bundle-") as bundle:
-        make_bundle(driver.cache, metadata, (planned.image, *planned.layers), bundle)
-        state = driver.start(
-            VmSpec(
-                name=planned.name,
-                image=planned.image,
-                layers=planned.layers,
-                flavour=planned.flavour,
-                bundle=bundle,
-                lifetime=planned.lifetime,
-                network=planned.network,
-                source=planned.source,
-                context=planned.context,
-                tap=planned.tap,
-            )
-        )
+        state = driver.start(_checked(driver, metadata, planned, bundle))
     if timeout is None:
         return state, None
     log = driver.folder(state.id) / argv.CONSOLE_LOG
@@ -154,6 +141,29 @@ def launch(
         driver.stop(state.id, now=True)
         raise
     return driver.show(state.id), took
+
+
+def rehearse(driver: QemuCloud, metadata: Path, planned: Plan) -> None:
+    """Refuses what `launch` would refuse; nothing stays of it."""
+    with tempfile.TemporaryDirectory(prefix="kiosk-") as bundle:
+        driver.check(_checked(driver, metadata, planned, Path(bundle)))
+
+
+def _checked(driver: QemuCloud, metadata: Path, planned: Plan, bundle: Path) -> VmSpec:
+    """The VM with its signed metadata in `bundle`."""
+    make_bundle(driver.cache, metadata, (planned.image, *planned.layers), bundle)
+    return VmSpec(
+        name=planned.name,
+        image=planned.image,
+        layers=planned.layers,
+        flavour=planned.flavour,
+        bundle=bundle,
+        lifetime=planned.lifetime,
+        network=planned.network,
+        source=planned.source,
+        context=planned.context,
+        tap=planned.tap,
+    )
 
 
 def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle: Path) -> None:

@@ -80,14 +80,7 @@ class QemuCloud:
 
     def start(self, spec: VmSpec) -> VmState:
         """Starts a VM. Whatever stops it half-way, no process and no folder are left."""
-        manifest = self.cache.image(spec.image)
-        boot = boot_of(manifest, self.boot)
-        if manifest.imported and spec.layers:
-            raise PolicyError(
-                f"{spec.image} is imported: kiosk's agent, which mounts layers, is not in it",
-                hint="Start it without --layer.",
-            )
-        _possible(spec, boot)
+        manifest, boot = self.check(spec)
         chosen = accel.choose(self.accel, self.vms / "accel.json")
         with self._intent(spec, chosen, boot, reports=not manifest.imported) as (folder, made):
             try:
@@ -137,6 +130,15 @@ class QemuCloud:
             raise GuestError(f"the VM {found.name} does not drain: {said or f'status {done.status}'}")
 
     # -- what this driver can do beyond it ------------------------------------------------------------
+
+    def check(self, spec: VmSpec) -> tuple[ImageManifest, Boot]:
+        """The image of a VM and how it would boot; UsageError or PolicyError where it can't be as is asked for."""
+        manifest = self.cache.image(spec.image)
+        boot = boot_of(manifest, self.boot)
+        if manifest.imported:
+            _for_imported(spec)
+        _possible(spec, boot)
+        return manifest, boot
 
     def show(self, id: str) -> VmState:
         """The state of one VM. NotFoundError."""
@@ -366,8 +368,31 @@ def boot_of(manifest: ImageManifest, wanted: Boot | None) -> Boot:
     return "uefi" if any(p.type.upper() in ESP for p in manifest.partitions) else "bios"
 
 
+def _for_imported(spec: VmSpec) -> None:
+    """PolicyError for what only kiosk's agent in the image would do."""
+    if spec.layers:
+        raise PolicyError(
+            f"{spec.image} is imported: kiosk's agent, which mounts layers, is not in it",
+            hint="Start it without --layer.",
+        )
+    if spec.context:
+        raise PolicyError(
+            f"{spec.image} is imported: kiosk's agent, which reads contexts, is not in it",
+            hint="Start it without --context.",
+        )
+
+
 def _possible(spec: VmSpec, boot: Boot) -> None:
-    """UsageError where a VM can't be told by its source."""
+    """UsageError for what contradicts itself: networks, and a source that can't tell the VM."""
+    if spec.tap is not None and not spec.network:
+        raise UsageError(
+            "a tap interface is a network, and none is asked for", hint="Leave out --tap or --no-network."
+        )
+    if spec.tap is not None and spec.source == "ec2":
+        raise UsageError(
+            "this VM's metadata service is in a network of kiosk's own, which a tap interface stands instead of",
+            hint="Leave out --tap, or choose a --context-source that is a disk.",
+        )
     if spec.source != "ec2":
         return
     if boot != "direct-kernel":
