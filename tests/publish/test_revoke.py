@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from kiosk.publish import signed
 from kiosk.publish.prune import prune
 from kiosk.publish.retention import Rule
 from kiosk.publish.revoke import Revoked, revoke
+from kiosk.trust import checkpoint
 from kiosk.trust.bundle import export
 from kiosk.trust.client import TrustedRepository
 from kiosk.trust.signing.keys import Keys
@@ -114,6 +116,49 @@ def test_a_host_that_has_verified_the_list_has_its_floors_too(tmp_path: Path) ->
     _, metadata = current(kiosk)
     export(metadata, ["images/worker/2.json"], tmp_path / "bundle")
     assert list((tmp_path / "bundle/targets/images/worker").glob("*.floor.json"))
+
+
+def test_a_sync_that_ends_while_it_fetches_floors_stops_no_vm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer floor is in place already, the state that lists it is not."""
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    kiosk.sync()
+    revoked(kiosk, "worker", "3")
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "keep", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            kiosk.sync()
+    cache, metadata = current(kiosk)
+    assert b'"3"' in (metadata / "targets/images/worker/floor.json").read_bytes()
+    make_bundle(cache, metadata, (parse_ref("worker@2"),), tmp_path / "bundle")
+    guest = TrustedRepository(tmp_path / "guest", tmp_path / "bundle", kiosk.root.read_bytes())
+    guest.refuse_revoked(parse_ref("worker@2"))
+
+
+def test_a_floor_that_is_missing_leaves_the_last_good_state_of_its_role(tmp_path: Path) -> None:
+    """However often it is tried, and whatever is new of others."""
+    kiosk = ready(tmp_path / "k")
+    kiosk.sync()
+    revoked(kiosk, "worker", "2")
+    (file,) = (kiosk.settings.repository / "targets/images/worker").glob("*.floor.json")
+    data = file.read_bytes()
+    file.unlink()
+    for version in ("2", "3", "4"):
+        kiosk.layer("site/a", version=version)
+        assert kiosk.sync().failure is not None
+    cache, metadata = current(kiosk)
+    make_bundle(cache, metadata, (parse_ref("worker@1"),), tmp_path / "one")
+    make_bundle(cache, metadata, (parse_ref("site/a/base@4"),), tmp_path / "two")
+    assert len(list(metadata.glob("good.*"))) <= 4
+    guest = TrustedRepository(tmp_path / "guest", tmp_path / "one", kiosk.root.read_bytes())
+    assert guest.manifest(parse_ref("worker@1")).ref == parse_ref("worker@1")
+    file.write_bytes(data)
+    kiosk.sync()
+    with pytest.raises(PolicyError, match="worker@1 was revoked"):
+        make_bundle(cache, metadata, (parse_ref("worker@1"),), tmp_path / "three")
+    assert len(list(metadata.glob("good.*"))) <= 3
 
 
 @pytest.mark.parametrize("path", ["../../../x/floor.json", "images/../x/floor.json", "images/a/b/floor.json"])
