@@ -163,6 +163,30 @@ def test_a_draining_vm_shows_why_and_has_stopped_when_it_is_gone(uefi: QemuCloud
     assert (ended.phase, ended.reason, seen) == ("stopped", "its age; 1 jobs still ran", [2, 0])
 
 
+@pytest.mark.parametrize("said", ["ready", "draining"])
+def test_a_vm_that_was_killed_has_failed_and_leaves_no_secrets(
+    uefi: QemuCloud, spec: Spec, said: str
+) -> None:
+    state = uefi.start(spec("node-1"))
+    say(uefi, state, state=said, attestation=attestation(state))
+    folder = uefi.folder(state.id)
+    assert only(uefi).phase == said and (folder / argv.CONTEXT).exists()
+    end(uefi, state)
+    assert (only(uefi).phase, only(uefi).reason) == (
+        "failed",
+        f"the VM ended while it was {said}, without a word that it stops",
+    )
+    assert {p.name for p in folder.iterdir()} == {
+        "vm.json", "start.lock", "console.log", "report.jsonl", "qemu.log",
+    }  # fmt: skip
+
+
+def test_a_look_from_before_the_start_wipes_nothing_of_a_vm_that_runs(uefi: QemuCloud, spec: Spec) -> None:
+    state = uefi.start(spec("node-1"))
+    uefi._look(uefi.folder(state.id), {})
+    assert (uefi.folder(state.id) / argv.CONTEXT).exists()
+
+
 def test_a_vm_that_goes_on_draining_is_named_at_the_limit(uefi: QemuCloud, spec: Spec) -> None:
     state = uefi.start(spec("node-1"))
     say(uefi, state, state="ready", attestation=attestation(state))

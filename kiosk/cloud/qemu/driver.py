@@ -10,7 +10,8 @@
     ID/end.json       why kiosk gave the VM up
 
 The folder is there before the process and after it, so a VM is never forgotten: whatever ends kiosk, `list`
-shows the VM and `stop` ends it and removes the folder.
+shows the VM and `stop` ends it and removes the folder. Of a VM that has ended by itself, the first look keeps what
+explains its end alone: disks and context hold secrets.
 """
 
 from __future__ import annotations
@@ -326,10 +327,13 @@ class QemuCloud:
             return VmState(
                 folder.name, "", "?", "?", (), "?", "failed", now, reason=f"{e} (stop it to remove it)"
             )
+        running, starting = found.uuid in alive, _starting(folder)
+        if not running and not starting:
+            _wipe_ended(folder, found.uuid)
         return state(
             found,
-            alive=found.uuid in alive,
-            starting=_starting(folder),
+            alive=running,
+            starting=starting,
             report=read_report(folder / argv.REPORT),
             end=record.read_end(folder),
             root_hash=self._root_hash(found),
@@ -414,6 +418,17 @@ def _wipe(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in KEPT:
             files.discard(path)
+
+
+def _wipe_ended(folder: Path, uuid: str) -> None:
+    """Wipes after a VM that has ended by itself. Under its lock, and after another look at the processes: it may have
+    been started since the look that missed it."""
+    if all(path.name in KEPT for path in folder.glob("*")):
+        return
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), (folder / "start.lock").open("rb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if uuid not in process.running():
+            _wipe(folder)
 
 
 def _lost(uuid: str) -> VmState:
