@@ -17,11 +17,13 @@ from pathlib import Path
 
 from kiosk import clock, files
 from kiosk.config import Settings
-from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError
+from kiosk.errors import BusyError, CorruptError, NotFoundError, PolicyError, StorageError, VerificationError
+from kiosk.model.floor import Floor
 from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent, read_manifest
 from kiosk.model.names import (
     Ref,
     Version,
+    floor_path,
     is_floor_path,
     is_history_path,
     manifest_path,
@@ -122,6 +124,7 @@ def publish(
             raise BusyError(f"{ref} was withdrawn a moment ago", hint="Run the command again.")
         if not already:
             refuse_weaker(repository, manifest)
+            refuse_revoked(repository, ref)
         more = {} if already or together is None else together(repository, ref)
         if already or dry_run:
             check_digests(folder, manifest, progress.update)
@@ -220,6 +223,25 @@ def refuse_weaker(repository: Repository, manifest: Manifest) -> None:
                 where=str(repository.folder),
                 hint="Publish it under another name.",
             )
+
+
+def signed_floor(repository: Repository, ref: Ref) -> Floor | None:
+    """The floor that a name's own role has signed; None where nothing of it was revoked. No other party's is read."""
+    path = floor_path(ref)
+    target = repository.role(ref.role).signed.targets.get(path)
+    if target is None:
+        return None
+    found = Floor.from_json(read_target(repository, path, target.hashes["sha256"]), where=path)
+    if found.name != ref.base:
+        raise VerificationError(f"is the floor of {found.name}, not of {ref.base}", where=path)
+    return found
+
+
+def refuse_revoked(repository: Repository, ref: Ref) -> None:
+    """PolicyError for a version below its name's floor, which nobody could start."""
+    there = signed_floor(repository, ref)
+    if there is not None and (fault := there.fault(ref)) is not None:
+        raise PolicyError(fault, where=str(repository.folder), hint="Build it with a higher version.")
 
 
 def store_artifact(

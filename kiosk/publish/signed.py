@@ -10,7 +10,7 @@ from kiosk.errors import CorruptError, NotFoundError, UsageError
 from kiosk.model.floor import Floor
 from kiosk.model.history import History
 from kiosk.model.manifest import Manifest
-from kiosk.model.names import Ref, floor_path, is_floor_path, is_history_path
+from kiosk.model.names import Ref, is_floor_path, is_history_path
 from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.publish.publish import read_published, read_target
 from kiosk.store import inventory
@@ -52,11 +52,6 @@ def floors(repository: Repository) -> list[tuple[Target, Floor]]:
     """All floors that are signed. Errors as for manifests."""
     listed = (t for t in targets(repository) if is_floor_path(t.path))
     return [(t, Floor.from_json(read_target(repository, t.path, t.hexdigest), where=t.path)) for t in listed]
-
-
-def floor(repository: Repository, ref: Ref) -> Floor | None:
-    """The floor of an image or layer; None where nothing of it was revoked."""
-    return next((found for target, found in floors(repository) if target.path == floor_path(ref)), None)
 
 
 def histories(repository: Repository) -> list[tuple[Target, History]]:

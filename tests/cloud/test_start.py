@@ -306,7 +306,7 @@ def test_a_tap_interface_that_contradicts_the_rest_is_refused(
 def test_a_dry_run_refuses_what_a_start_refuses(kiosk: Kiosk, cloud: QemuCloud) -> None:
     ec2 = command(kiosk, "start", "worker", "--dry-run", "--context-source", "ec2", "--no-network")
     assert (ec2.returncode, "needs a network" in ec2.stderr) == (2, True)
-    revoke(kiosk.settings, ImageRef.parse("worker"), Version.parse("2"), "a hole", ask)
+    revoke(kiosk.settings, ImageRef.parse("worker"), Version.parse("2"), "a hole", ask, force=True)
     kiosk.sync()
     old = command(kiosk, "start", "worker", "--dry-run")
     assert (old.returncode, "worker@1 was revoked" in old.stderr) == (10, True)
