@@ -46,7 +46,8 @@ def fetch(
     """Fetches an image to a file or a block device, verified. `kiosk fetch debian-12-worker -o /dev/vg/node1`
 
     A file appears when it is complete. A block device is written in place and complete only when the command
-    ends with exit code 0; run it again after any other end, and it goes on from what is there.
+    ends with exit code 0; run it again after any other end, and it goes on from what is there. A version that was
+    revoked is not fetched.
     """
     from kiosk.model.names import parse_ref
     from kiosk.store import locate
@@ -57,6 +58,7 @@ def fetch(
     check(output, format)
     with reader(s, root) as repository:
         manifest = repository.manifest(parse_ref(name))
+        repository.refuse_revoked(manifest.ref)
     artifact = _artifact(manifest, file)
     facts = {
         "name": manifest.ref.base,

@@ -21,6 +21,7 @@ def revoke(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An image, or a layer as KIND/OWNER/NAME.")],
     below: Annotated[str, typer.Option(metavar="VERSION", help="The lowest version that is still good.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in a line that operators will read.")],
+    force: Annotated[bool, typer.Option("--force", help="Also where no version is left then.")] = False,
     passphrase_file: PassphraseFile = None,
     wait: Wait = 0,
     json: Json = False,
@@ -36,7 +37,8 @@ def revoke(
     from kiosk.publish.revoke import revoke as sign
 
     ask = passphrase_source(passphrase_file)
-    done = sign(settings(ctx), parse_ref(name), Version.parse(below), reason, ask, dry_run=dry_run, wait=wait)
+    lowest = Version.parse(below)
+    done = sign(settings(ctx), parse_ref(name), lowest, reason, ask, force=force, dry_run=dry_run, wait=wait)
     if json:
         emit(
             {

@@ -101,7 +101,7 @@ def start(
 
     `kiosk vm start debian-12-minimal --layer site/example/base --layer experiment/demo/software --flavour c1`
     """
-    from kiosk.cli.vm_start import Order, launch, plan
+    from kiosk.cli.vm_start import Order, launch, plan, rehearse
 
     driver = cloud(
         ctx, accel, None if direct_kernel is None else "direct-kernel" if direct_kernel else "uefi"
@@ -118,8 +118,9 @@ def start(
         source=context_source,
         context=context,
     )
-    planned = plan(driver.cache, order)
+    planned, metadata = plan(driver.cache, order), settings(ctx).host / "metadata"
     if dry_run:
+        rehearse(driver, metadata, planned)
         if json:
             emit(
                 {
@@ -133,7 +134,7 @@ def start(
             say(f"would start {planned.name}: {' + '.join(map(str, (planned.image, *planned.layers)))}, "
                 f"flavour {planned.flavour}")  # fmt: skip
         return
-    state, took = launch(driver, settings(ctx).host / "metadata", planned, timeout if wait else None)
+    state, took = launch(driver, metadata, planned, timeout if wait else None)
     if json:
         emit(
             {**facts(state), "seconds_to_ready": round(took, 2) if took and state.phase == "ready" else None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -137,21 +138,7 @@ def launch(
     A VM that does not come up is ended, also by Ctrl-C; its console and report are kept and named.
     """
     with files.scratch(driver.vms, prefix="bundle-") as bundle:
-        make_bundle(driver.cache, metadata, (planned.image, *planned.layers), bundle)
-        state = driver.start(
-            VmSpec(
-                name=planned.name,
-                image=planned.image,
-                layers=planned.layers,
-                flavour=planned.flavour,
-                bundle=bundle,
-                lifetime=planned.lifetime,
-                network=planned.network,
-                source=planned.source,
-                context=planned.context,
-                tap=planned.tap,
-            )
-        )
+        state = driver.start(_checked(driver, metadata, planned, bundle))
     if timeout is None:
         return state, None
     log = driver.folder(state.id) / argv.CONSOLE_LOG
@@ -164,6 +151,29 @@ def launch(
         driver.stop(state.id, now=True)
         raise
     return driver.show(state.id), took
+
+
+def rehearse(driver: QemuCloud, metadata: Path, planned: Plan) -> None:
+    """Refuses what `launch` would refuse; nothing stays of it."""
+    with tempfile.TemporaryDirectory(prefix="kiosk-") as bundle:
+        driver.check(_checked(driver, metadata, planned, Path(bundle)))
+
+
+def _checked(driver: QemuCloud, metadata: Path, planned: Plan, bundle: Path) -> VmSpec:
+    """The VM with its signed metadata in `bundle`."""
+    make_bundle(driver.cache, metadata, (planned.image, *planned.layers), bundle)
+    return VmSpec(
+        name=planned.name,
+        image=planned.image,
+        layers=planned.layers,
+        flavour=planned.flavour,
+        bundle=bundle,
+        lifetime=planned.lifetime,
+        network=planned.network,
+        source=planned.source,
+        context=planned.context,
+        tap=planned.tap,
+    )
 
 
 def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle: Path) -> None:
@@ -182,6 +192,8 @@ def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle:
             signed[parse_manifest_path(target)] = read_manifest(path.read_bytes(), where=digest)
     for ref in refs:
         floor = floors.get(floor_path(ref))
+        if floor is not None and floor.name != ref.base:
+            raise VerificationError(f"is the floor of {floor.name}, not of {ref.base}", where=floor_path(ref))
         if floor is not None and (fault := floor.fault(ref)) is not None:
             raise PolicyError(
                 fault, hint=f"`kiosk sync` fetches a newer version of {ref.base}, once there is one."

@@ -1,13 +1,16 @@
 """The context document of a VM: what kiosk says itself, and what a user's file adds to it.
 
 A finished document has been read by the guest's own reader, so that a mistake in it is told before a VM is started.
-A file may hold a farm's secrets: nothing of it is shown, logged or put on a command line, and one that holds secrets
-must be readable by its owner alone.
+A file may hold a farm's secrets, and scripts that do: nothing of them is shown, logged or put on a command line, and a
+file that holds one must be readable by its owner alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +41,7 @@ def document(
 ) -> dict[str, Any]:
     """The context document (schema kiosk.context/1). UsageError where the guest would not take it."""
     more = more or {}
+    _check_scripts(more)
     scratch, life = _part(more, "scratch", {"swap"}), _part(more, "life", None)
     if lifetime is not None and life.setdefault("age", lifetime) != lifetime:
         raise UsageError("the context file has an age in `life`, and another lifetime is asked for")
@@ -96,15 +100,19 @@ def data(context: Mapping[str, Any]) -> bytes:
 def given(file: Path) -> dict[str, Any]:
     """What a user's file adds to the document. UsageError; PolicyError where others could read its secrets."""
     try:
-        with file.open("rb") as f:
-            mode = Path(f"/proc/self/fd/{f.fileno()}").stat().st_mode
+        with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as f:
+            mode = os.fstat(f.fileno()).st_mode
+            if not stat.S_ISREG(mode):  # a pipe might never say anything, and has no owner's mode
+                raise UsageError("is not a file", where=str(file), hint="Write the context to a file first.")
             text = f.read(guest.LIMIT + 1)
     except OSError as e:
         raise UsageError(f"can't read the context file: {e.strerror}", where=str(file)) from None
     if len(text) > guest.LIMIT:
         raise UsageError(f"is larger than a context may be ({guest.LIMIT} bytes)", where=str(file))
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
+    except _Twice as e:
+        raise UsageError(f"has {str(e)[:60]!r} twice in one object", where=str(file)) from None
     except (ValueError, RecursionError):
         raise UsageError("is not valid JSON", where=str(file)) from None
     if not isinstance(found, dict):
@@ -115,13 +123,39 @@ def given(file: Path) -> dict[str, Any]:
                 f"{key[:60]!r} is not for this file", where=str(file), hint=f"It can have {', '.join(GIVEN)}."
             )
     farm = found.get("farm")
-    if isinstance(farm, dict) and farm.get("secrets") and mode & 0o077:
+    private = [key for key in ("hooks", "user_data") if found.get(key)]
+    private += ["secrets"] if isinstance(farm, dict) and farm.get("secrets") else []
+    if private and mode & 0o077:
         raise PolicyError(
-            "holds secrets, and others than its owner may read it",
+            f"holds {' and '.join(private)}, and others than its owner may read it",
             where=str(file),
             hint=f"chmod 600 {file}",
         )
     return found
+
+
+class _Twice(Exception):
+    """A key that stands twice in one object: which of the two counts, each reader would say for itself."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Twice(key)
+        found[key] = value
+    return found
+
+
+def _check_scripts(more: Mapping[str, Any]) -> None:
+    """Refuses what is no script without showing it, which the guest's reader would."""
+    hooks = more.get("hooks")
+    scripts = {f"hooks.{name}": text for name, text in hooks.items()} if isinstance(hooks, dict) else {}
+    if "user_data" in more:
+        scripts["user_data"] = more["user_data"]
+    for name, text in scripts.items():
+        if not isinstance(text, str) or not re.fullmatch(guest.TEXT, text):
+            raise UsageError(f"{name[:60]!r} of the context file is not a text that the guest would take")
 
 
 def _part(more: Mapping[str, Any], key: str, keys: set[str] | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from kiosk.model.base import Document
 from kiosk.model.names import Ref, Version, VersionText
@@ -16,7 +16,16 @@ from kiosk.model.report import Base
 
 LARGEST = 1 << 16
 """The most bytes of a floor that a reader loads."""
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+def _printable(text: str) -> str:
+    """Nothing that moves a cursor, turns the direction of what follows, or can't be seen."""
+    if not text.isprintable():
+        raise ValueError("has characters that can't be printed")
+    return text
+
+
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=400), AfterValidator(_printable)]
 
 
 class Floor(Document):

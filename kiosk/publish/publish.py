@@ -19,16 +19,12 @@ from kiosk import clock, files
 from kiosk.config import Settings
 from kiosk.errors import BusyError, CorruptError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent
-from kiosk.model.names import (
-    Ref,
-    manifest_path,
-    parse_manifest_path,
-)
+from kiosk.model.names import Ref, manifest_path, parse_manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
 from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.older import before, differences
-from kiosk.publish.signed import last_versions, published_indexes, read_published
+from kiosk.publish.signed import last_versions, published_indexes, read_published, signed_floor
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
 from kiosk.store.index import Tree
@@ -119,6 +115,7 @@ def publish(
             raise BusyError(f"{ref} was withdrawn a moment ago", hint="Run the command again.")
         if not already:
             refuse_weaker(repository, manifest)
+            refuse_revoked(repository, ref)
         more = {} if already or together is None else together(repository, ref)
         if already or dry_run:
             check_digests(folder, manifest, progress.update)
@@ -217,6 +214,13 @@ def refuse_weaker(repository: Repository, manifest: Manifest) -> None:
                 where=str(repository.folder),
                 hint="Publish it under another name.",
             )
+
+
+def refuse_revoked(repository: Repository, ref: Ref) -> None:
+    """PolicyError for a version below its name's floor, which nobody could start."""
+    there = signed_floor(repository, ref)
+    if there is not None and (fault := there.fault(ref)) is not None:
+        raise PolicyError(fault, where=str(repository.folder), hint="Build it with a higher version.")
 
 
 def store_artifact(

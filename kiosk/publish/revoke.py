@@ -16,7 +16,7 @@ from kiosk.errors import NotFoundError, PolicyError, UsageError
 from kiosk.model.base import explain
 from kiosk.model.floor import Floor
 from kiosk.model.names import Ref, Version, floor_path, parse_manifest_path
-from kiosk.publish import signed
+from kiosk.publish.signed import signed_floor
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
 
@@ -40,25 +40,28 @@ def revoke(
     reason: str,
     ask: Ask,
     *,
+    force: bool = False,
     dry_run: bool = False,
     wait: float = 0,
     now: clock.Clock = clock.now,
 ) -> Revoked:
     """Signs with the name's own role that nothing below a version may run. NotFoundError for a name of which nothing
-    was ever published; PolicyError when the floor is higher already; UsageError for a reason of more than a line."""
+    was ever published; PolicyError when the floor is higher already, or would leave no version and `force` is not set;
+    UsageError for a reason of more than a line."""
     if ref.version is not None:
         raise UsageError(f"{ref} is one version", hint=f"Name the image or layer: {ref.base}")
     repository = Repository(settings.repository, Keys(settings.keys), ask, now, wait=wait)
     with repository.locked():
         versions = _versions(repository, ref)
-        there = signed.floor(repository, ref)
+        there = signed_floor(repository, ref)
         if not versions and there is None:
             raise NotFoundError(f"{ref} has no version in the repository", where=str(settings.repository))
         try:
             floor = Floor(name=ref.base, below=str(below), reason=reason, date=now())
         except ValidationError as e:
             raise UsageError(
-                f"can't be signed: {explain(e)}", hint="A reason is one line, up to 400 characters."
+                f"can't be signed: {explain(e)}",
+                hint="A reason is one line of up to 400 printable characters.",
             ) from e
         revoked = tuple(str(v) for v in versions if v < below)
         left = tuple(str(v) for v in versions if v >= below)
@@ -70,6 +73,13 @@ def revoke(
             )
         if there is not None and Version.parse(there.below) == below:
             return Revoked(there, revoked, left, (), already=True)
+        if not left and not force:
+            raise PolicyError(
+                f"a floor at {below} would leave no version of {ref.base}: "
+                + (f"the newest is {versions[-1]}" if versions else "none is published"),
+                where=str(settings.repository),
+                hint="A floor never goes down. Publish what is good first, or say --force.",
+            )
         if dry_run:
             repository.can_sign(ref.role)
             return Revoked(floor, revoked, left, ())

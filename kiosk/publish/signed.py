@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kiosk.config import Settings
-from kiosk.errors import CorruptError, NotFoundError, UsageError
+from kiosk.errors import CorruptError, NotFoundError, UsageError, VerificationError
 from kiosk.model.floor import Floor
 from kiosk.model.history import History
 from kiosk.model.manifest import Manifest, Object, read_manifest
@@ -54,9 +54,16 @@ def floors(repository: Repository) -> list[tuple[Target, Floor]]:
     return [(t, Floor.from_json(read_target(repository, t.path, t.hexdigest), where=t.path)) for t in listed]
 
 
-def floor(repository: Repository, ref: Ref) -> Floor | None:
-    """The floor of an image or layer; None where nothing of it was revoked."""
-    return next((found for target, found in floors(repository) if target.path == floor_path(ref)), None)
+def signed_floor(repository: Repository, ref: Ref) -> Floor | None:
+    """The floor that a name's own role has signed; None where nothing of it was revoked. No other party's is read."""
+    path = floor_path(ref)
+    target = repository.role(ref.role).signed.targets.get(path)
+    if target is None:
+        return None
+    found = Floor.from_json(read_target(repository, path, target.hashes["sha256"]), where=path)
+    if found.name != ref.base:
+        raise VerificationError(f"is the floor of {found.name}, not of {ref.base}", where=path)
+    return found
 
 
 def histories(repository: Repository) -> list[tuple[Target, History]]:

@@ -3,7 +3,7 @@
 The files are byte for byte those that were signed, so the guest checks them from its own root of trust and
 need not trust this host. Only what the guest's targets need is in it; all roots are, so that a guest with any
 older root can walk up. Dates are left to the guest. The last good state is used: a failed sync, or one that is
-running now, does not disturb.
+running now, does not disturb. A role that could not be had with the newest state is taken as it was when it could.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 from kiosk.errors import NotFoundError, VerificationError
 from kiosk.files import write
 from kiosk.model.names import FLOOR
-from kiosk.trust.checkpoint import last_good
+from kiosk.trust.checkpoint import holder, last_good
 from kiosk.trust.names import served_target
 
 
@@ -32,6 +32,7 @@ def export(metadata_dir: Path, targets: Sequence[str], dest: Path) -> None:
         raise NotFoundError(
             "this host has verified nothing yet", where=str(metadata_dir), hint="Run `kiosk sync` first."
         )
+    good = _with_roles(good, targets)
     for file in sorted((good / "root_history").glob("*.root.json")):
         write(dest / "metadata" / file.name, file.read_bytes())
     data = (good / "timestamp.json").read_bytes()
@@ -52,7 +53,18 @@ def export(metadata_dir: Path, targets: Sequence[str], dest: Path) -> None:
         copy_target(metadata_dir, roles[role], path, dest)
         floor = f"{path.rpartition('/')[0]}/{FLOOR}"
         if floor in roles[role].targets:
-            copy_target(metadata_dir, roles[role], floor, dest)
+            # a state that an older kiosk kept has no floors of its own
+            own = good if (good / "targets" / floor).exists() else metadata_dir
+            copy_target(own, roles[role], floor, dest)
+
+
+def _with_roles(good: Path, targets: Sequence[str]) -> Path:
+    """The state to use: the last good one, or the last that has a role which it lacks."""
+    top = Metadata[Targets].from_bytes((good / "targets.json").read_bytes()).signed
+    for role in dict.fromkeys(role_for(top, path) for path in targets):
+        if role is not None and not (good / f"{role}.json").exists():
+            return holder(good, role) or good
+    return good
 
 
 def role_for(targets: Targets, path: str) -> str | None:

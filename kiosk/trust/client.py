@@ -70,7 +70,9 @@ class TrustedRepository(Verified):
                     self.problems[name] = e
             if name in self._roles:
                 self._fetch_floors(name)
-        checkpoint.keep(self.metadata_dir, {role.name: role.version for role in self.roles()})
+        versions = {role.name: role.version for role in self.roles()}
+        lacking = sorted(r for r in known if r not in self._roles and f"{r}.json" in self._named())
+        checkpoint.keep(self.metadata_dir, versions, self.floors, lacking)
 
     def manifests(self, role: str | None = None) -> list[Ref]:
         """All versions of all images and layers that are offered, or those of one role."""
@@ -190,14 +192,15 @@ class TrustedRepository(Verified):
 
     def _fetch_floors(self, name: str) -> None:
         """Has the floors at hand that a role lists and may sign, or leaves the role out."""
-        updater, listed = self._ready(), self._roles[name].signed.targets
+        updater, listed, fetched = self._ready(), self._roles[name].signed.targets, {}
         found = [ref for path in listed if (ref := parse_floor_path(path)) is not None and ref.role == name]
         try:
             if len(found) > MOST_FLOORS:
                 raise VerificationError(f"lists more than {MOST_FLOORS} floors", where=name)
             for path in map(floor_path, found):
                 if self._verified(lambda path=path: updater.get_targetinfo(path)) == listed[path]:  # type: ignore[misc]
-                    self.floors[path] = self._target_bytes(path, listed[path], LARGEST_FLOOR)
+                    fetched[path] = self._target_bytes(path, listed[path], LARGEST_FLOOR)
+            self.floors |= fetched
         except KioskError as e:
             del self._roles[name]
             self.problems[name] = e

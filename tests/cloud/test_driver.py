@@ -163,6 +163,30 @@ def test_a_draining_vm_shows_why_and_has_stopped_when_it_is_gone(uefi: QemuCloud
     assert (ended.phase, ended.reason, seen) == ("stopped", "its age; 1 jobs still ran", [2, 0])
 
 
+@pytest.mark.parametrize("said", ["ready", "draining"])
+def test_a_vm_that_was_killed_has_failed_and_leaves_no_secrets(
+    uefi: QemuCloud, spec: Spec, said: str
+) -> None:
+    state = uefi.start(spec("node-1"))
+    say(uefi, state, state=said, attestation=attestation(state))
+    folder = uefi.folder(state.id)
+    assert only(uefi).phase == said and (folder / argv.CONTEXT).exists()
+    end(uefi, state)
+    assert (only(uefi).phase, only(uefi).reason) == (
+        "failed",
+        f"the VM ended while it was {said}, without a word that it stops",
+    )
+    assert {p.name for p in folder.iterdir()} == {
+        "vm.json", "start.lock", "console.log", "report.jsonl", "qemu.log",
+    }  # fmt: skip
+
+
+def test_a_look_from_before_the_start_wipes_nothing_of_a_vm_that_runs(uefi: QemuCloud, spec: Spec) -> None:
+    state = uefi.start(spec("node-1"))
+    uefi._look(uefi.folder(state.id), {})
+    assert (uefi.folder(state.id) / argv.CONTEXT).exists()
+
+
 def test_a_vm_that_goes_on_draining_is_named_at_the_limit(uefi: QemuCloud, spec: Spec) -> None:
     state = uefi.start(spec("node-1"))
     say(uefi, state, state="ready", attestation=attestation(state))
@@ -282,8 +306,19 @@ def test_giving_up_keeps_what_explains_it(uefi: QemuCloud, spec: Spec) -> None:
     assert (after.phase, after.stage, after.reason) == ("failed", "verify", "not ready after 1 s")
     assert state.uuid not in process.running()
     assert {p.name for p in uefi.folder(state.id).iterdir()} <= {
-        "vm.json", "end.json", "console.log", "report.jsonl", "qemu.log",
+        "vm.json", "end.json", "start.lock", "console.log", "report.jsonl", "qemu.log",
     }  # fmt: skip
+
+
+def test_giving_up_leaves_no_secrets_of_a_metadata_service(cloud: QemuCloud, spec: Spec) -> None:
+    state = half_started(cloud, spec("node-1"))
+    folder = cloud.folder(state.id)
+    (folder / argv.METADATA_FILES).mkdir()
+    (folder / argv.METADATA_FILES / "user-data").write_text("secret")
+    (folder / argv.CONTEXT).write_text("secret")
+    cloud.give_up(state.id, stage=None, reason="not ready")
+    assert {p.name for p in folder.iterdir()} == {"vm.json", "end.json", "start.lock"}
+    assert only(cloud).reason == "not ready"
 
 
 def test_waiting_tells_stages_and_ends_at_the_limit(uefi: QemuCloud, spec: Spec) -> None:

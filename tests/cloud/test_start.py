@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ from kiosk.cloud.qemu import argv, process, record
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.cloud.qemu.make import boot_of
 from kiosk.errors import CorruptError, GuestError, NotFoundError, PolicyError, UsageError, VerificationError
-from kiosk.model.names import ImageRef, manifest_path
+from kiosk.model.names import ImageRef, Version, manifest_path
+from kiosk.publish.revoke import revoke
 from kiosk.trust.client import TrustedRepository
 from tests.simulators.disks import raw_disk
 from tests.simulators.published import Kiosk, ask
@@ -251,6 +253,8 @@ def test_what_needs_kiosks_own_images_is_refused_for_an_imported_one(
     assert isinstance(ref, ImageRef)
     with pytest.raises(PolicyError, match="kiosk's agent, which mounts layers, is not in it"):
         cloud.start(replace(spec("legacy-1"), image=ref))
+    with pytest.raises(PolicyError, match="kiosk's agent, which reads contexts, is not in it"):
+        cloud.start(replace(spec("legacy-1"), image=ref, layers=(), context={"life": {"age": 60}}))
     done = command(foreign, "start", "foreign", "--direct-kernel", "--accel", "tcg")
     assert done.returncode == 2 and "no kernel beside its disk" in done.stderr
     assert not cloud.list_vms()
@@ -280,3 +284,31 @@ def test_a_vm_is_in_the_network_of_a_tap_interface_that_is_there(
 def test_what_is_no_tap_interface_is_refused(cloud: QemuCloud, tap: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         vm_start.plan(cloud.cache, replace(order(), tap=tap))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            {"source": "ec2", "context": {"repository": {"url": "http://k"}}},
+            "metadata service is in a network",
+        ),
+        ({"network": False}, "a tap interface is a network"),
+    ],
+)
+def test_a_tap_interface_that_contradicts_the_rest_is_refused(
+    cloud: QemuCloud, spec: Callable[[str], VmSpec], more: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        cloud.start(replace(spec("node-1"), tap="tap0", **more))
+    assert not cloud.vms.exists()
+
+
+def test_a_dry_run_refuses_what_a_start_refuses(kiosk: Kiosk, cloud: QemuCloud) -> None:
+    ec2 = command(kiosk, "start", "worker", "--dry-run", "--context-source", "ec2", "--no-network")
+    assert (ec2.returncode, "needs a network" in ec2.stderr) == (2, True)
+    revoke(kiosk.settings, ImageRef.parse("worker"), Version.parse("2"), "a hole", ask, force=True)
+    kiosk.sync()
+    old = command(kiosk, "start", "worker", "--dry-run")
+    assert (old.returncode, "worker@1 was revoked" in old.stderr) == (10, True)
+    assert not cloud.vms.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,22 +19,24 @@ from kiosk.config import Settings
 from kiosk.errors import KioskError, NotFoundError, PolicyError, UsageError
 from kiosk.mirror import mirror
 from kiosk.model.names import Version, parse_floor_path, parse_ref
-from kiosk.publish import signed
+from kiosk.publish import publish, signed
 from kiosk.publish.prune import prune
 from kiosk.publish.retention import Rule
 from kiosk.publish.revoke import Revoked, revoke
+from kiosk.publish.signed import signed_floor
+from kiosk.trust import checkpoint
 from kiosk.trust.bundle import export
 from kiosk.trust.client import TrustedRepository
 from kiosk.trust.signing.keys import Keys
 from kiosk.trust.signing.repository import Repository
 from tests.publish.test_commands import Terminal
-from tests.simulators.published import PASSPHRASE, Kiosk, ask, behind, ready
+from tests.simulators.published import PASSPHRASE, Kiosk, ask, behind, build_image, ready
 
 WHY = "CVE-2026-1234 in openssl"
 
 
 def revoked(kiosk: Kiosk, name: str, below: str, **more: bool) -> Revoked:
-    return revoke(kiosk.settings, parse_ref(name), Version.parse(below), WHY, ask, **more)
+    return revoke(kiosk.settings, parse_ref(name), Version.parse(below), WHY, ask, **{"force": True, **more})
 
 
 def current(kiosk: Kiosk) -> tuple[HostCache, Path]:
@@ -48,7 +51,7 @@ def test_a_floor_is_signed_by_the_names_own_role(tmp_path: Path) -> None:
     layer = revoked(kiosk, "site/a/base", "2")
     assert "site-a" in [g.role for g in layer.signatures]
     repository = Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask)
-    assert signed.floor(repository, parse_ref("worker")) == done.floor
+    assert signed_floor(repository, parse_ref("worker")) == done.floor
     assert len(signed.manifests(repository)) > 0
 
 
@@ -76,6 +79,55 @@ def test_what_can_not_be_revoked(tmp_path: Path) -> None:
         revoked(kiosk, "worker@1", "2")
     with pytest.raises(UsageError, match="reason"):
         revoke(kiosk.settings, parse_ref("worker"), Version.parse("2"), "two\nlines", ask)
+
+
+def test_a_floor_above_all_versions_is_signed_only_by_force(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path)
+    for dry_run in (True, False):
+        with pytest.raises(PolicyError, match="would leave no version of worker: the newest is 2"):
+            revoked(kiosk, "worker", "20", force=False, dry_run=dry_run)
+    assert revoked(kiosk, "worker", "2", force=False).left == ("2",)
+    assert revoked(kiosk, "worker", "3").left == ()
+
+
+@pytest.mark.parametrize("reason", ["\x1b[2J", "a\u202egood", "two\u2028lines", "\x9b5m", ""])
+def test_a_reason_that_would_show_something_else_is_not_signed(tmp_path: Path, reason: str) -> None:
+    kiosk = behind(tmp_path)
+    with pytest.raises(UsageError, match="can't be signed"):
+        revoke(kiosk.settings, parse_ref("worker"), Version.parse("2"), reason, ask)
+
+
+def test_another_partys_broken_floor_keeps_nobody_from_revoking(tmp_path: Path) -> None:
+    kiosk = behind(tmp_path)
+    revoked(kiosk, "site/a/base", "2")
+    (file,) = (kiosk.settings.repository / "targets/layers/site/a/base").glob("*.floor.json")
+    file.write_bytes(b"{")
+    assert revoked(kiosk, "worker", "2").floor.below == "2"
+    with pytest.raises(KioskError, match="differs from what was signed"):
+        revoked(kiosk, "site/a/base", "3")
+
+
+def test_what_is_below_the_floor_is_not_published(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path)
+    revoked(kiosk, "worker", "5")
+    folder = build_image(kiosk.settings, version="4")
+    for dry_run in (True, False):
+        with pytest.raises(PolicyError, match="worker@4 was revoked"):
+            publish(kiosk.settings, folder, ask, dry_run=dry_run)
+    kiosk.image(version="5")
+
+
+def test_a_floor_of_another_name_starts_nothing(tmp_path: Path) -> None:
+    kiosk = ready(tmp_path / "k")
+    floor = revoked(kiosk, "worker", "1", dry_run=True).floor.model_copy(update={"name": "other"})
+    repository = Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask)
+    with repository.locked():
+        repository.publish({"images": {"images/worker/floor.json": floor.to_json()}})
+    kiosk.sync("site/a/base")
+    kiosk.sync()
+    cache, metadata = current(kiosk)
+    with pytest.raises(KioskError, match="is the floor of other, not of worker"):
+        make_bundle(cache, metadata, (parse_ref("worker@1"),), tmp_path / "bundle")
 
 
 def test_a_host_does_not_start_what_was_revoked(tmp_path: Path) -> None:
@@ -114,6 +166,49 @@ def test_a_host_that_has_verified_the_list_has_its_floors_too(tmp_path: Path) ->
     _, metadata = current(kiosk)
     export(metadata, ["images/worker/2.json"], tmp_path / "bundle")
     assert list((tmp_path / "bundle/targets/images/worker").glob("*.floor.json"))
+
+
+def test_a_sync_that_ends_while_it_fetches_floors_stops_no_vm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newer floor is in place already, the state that lists it is not."""
+    kiosk = behind(tmp_path / "k")
+    revoked(kiosk, "worker", "2")
+    kiosk.sync()
+    revoked(kiosk, "worker", "3")
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "keep", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            kiosk.sync()
+    cache, metadata = current(kiosk)
+    assert b'"3"' in (metadata / "targets/images/worker/floor.json").read_bytes()
+    make_bundle(cache, metadata, (parse_ref("worker@2"),), tmp_path / "bundle")
+    guest = TrustedRepository(tmp_path / "guest", tmp_path / "bundle", kiosk.root.read_bytes())
+    guest.refuse_revoked(parse_ref("worker@2"))
+
+
+def test_a_floor_that_is_missing_leaves_the_last_good_state_of_its_role(tmp_path: Path) -> None:
+    """However often it is tried, and whatever is new of others."""
+    kiosk = ready(tmp_path / "k")
+    kiosk.sync()
+    revoked(kiosk, "worker", "2")
+    (file,) = (kiosk.settings.repository / "targets/images/worker").glob("*.floor.json")
+    data = file.read_bytes()
+    file.unlink()
+    for version in ("2", "3", "4"):
+        kiosk.layer("site/a", version=version)
+        assert kiosk.sync().failure is not None
+    cache, metadata = current(kiosk)
+    make_bundle(cache, metadata, (parse_ref("worker@1"),), tmp_path / "one")
+    make_bundle(cache, metadata, (parse_ref("site/a/base@4"),), tmp_path / "two")
+    assert len(list(metadata.glob("good.*"))) <= 4
+    guest = TrustedRepository(tmp_path / "guest", tmp_path / "one", kiosk.root.read_bytes())
+    assert guest.manifest(parse_ref("worker@1")).ref == parse_ref("worker@1")
+    file.write_bytes(data)
+    kiosk.sync()
+    with pytest.raises(PolicyError, match="worker@1 was revoked"):
+        make_bundle(cache, metadata, (parse_ref("worker@1"),), tmp_path / "three")
+    assert len(list(metadata.glob("good.*"))) <= 3
 
 
 @pytest.mark.parametrize("path", ["../../../x/floor.json", "images/../x/floor.json", "images/a/b/floor.json"])
@@ -171,7 +266,7 @@ def test_a_mirror_has_the_floors_too(tmp_path: Path) -> None:
     owner = Settings(home=tmp_path / "owner")
     mirror(owner, kiosk.settings.repository, str(tmp_path / "mirror"), root=kiosk.root.read_bytes())
     trusted = TrustedRepository(tmp_path / "m", tmp_path / "mirror", kiosk.root.read_bytes())
-    assert trusted.floor(parse_ref("worker")) == signed.floor(
+    assert trusted.floor(parse_ref("worker")) == signed_floor(
         Repository(kiosk.settings.repository, Keys(kiosk.settings.keys), ask), parse_ref("worker")
     )
 
@@ -208,3 +303,8 @@ def test_the_command(
     assert code == 10
     assert "a floor never goes down" in err
     assert terminal.run(*words, "two")[0] == 2
+    code, _, err = terminal.run(*words, "3")
+    assert (code, "--force" in err) == (10, True)
+    assert terminal.run("fetch", "worker@1", "-o", tmp_path / "disk.raw")[0] == 10
+    assert not (tmp_path / "disk.raw").exists()
+    assert terminal.run(*words, "3", "--force")[0] == 0

@@ -10,12 +10,14 @@
     ID/end.json       why kiosk gave the VM up
 
 The folder is there before the process and after it, so a VM is never forgotten: whatever ends kiosk, `list`
-shows the VM and `stop` ends it and removes the folder.
+shows the VM and `stop` ends it and removes the folder. Of a VM that has ended by itself, the first look keeps what
+explains its end alone: disks and context hold secrets.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import sys
 import time
@@ -51,7 +53,8 @@ from kiosk.run import detached, tool
 
 log = logger(__name__)
 
-KEPT = ("vm.json", "end.json", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
+KEPT = ("vm.json", "end.json", "start.lock", argv.CONSOLE_LOG, argv.REPORT, argv.QEMU_LOG)
+"""What explains a VM that has ended. All else goes: disks and context hold secrets."""
 SPAWN, POWERDOWN, QUIT = 30.0, 60.0, 5.0
 DRAIN, DRAIN_LIMIT = "/usr/sbin/kiosk-drain", 60.0
 CAN = Capabilities(layers=True, report=True, console=True, execute=True, drain=True)
@@ -73,9 +76,7 @@ class QemuCloud:
 
     def start(self, spec: VmSpec) -> VmState:
         """Starts a VM. Whatever stops it half-way, no process and no folder are left."""
-        manifest = self.cache.image(spec.image)
-        boot = make.boot_of(manifest, self.boot)
-        make.possible(spec, manifest, boot)
+        manifest, boot = self.check(spec)
         chosen = accel.choose(self.accel, self.vms / "accel.json")
         with self._intent(spec, chosen, boot, reports=not manifest.imported) as (folder, made):
             try:
@@ -126,6 +127,13 @@ class QemuCloud:
 
     # -- what this driver can do beyond it ------------------------------------------------------------
 
+    def check(self, spec: VmSpec) -> tuple[ImageManifest, Boot]:
+        """The image of a VM and how it would boot; UsageError or PolicyError where it can't be as is asked for."""
+        manifest = self.cache.image(spec.image)
+        boot = make.boot_of(manifest, self.boot)
+        make.possible(spec, manifest, boot)
+        return manifest, boot
+
     def show(self, id: str) -> VmState:
         """The state of one VM. NotFoundError."""
         found = self._look(self.folder(id), process.running())
@@ -149,9 +157,7 @@ class QemuCloud:
         folder = self.folder(id)
         files.write(folder / "end.json", End(stage=stage, reason=reason).to_json())
         self._end_process(record.read(folder).uuid, monitor=folder / argv.MONITOR, now=True)
-        for path in folder.iterdir():
-            if path.name not in KEPT:
-                path.unlink(missing_ok=True)
+        _wipe(folder)
 
     def in_use(self) -> set[Ref]:
         """The versions in the host cache that VMs here use. They must not be removed."""
@@ -269,10 +275,13 @@ class QemuCloud:
             return VmState(
                 folder.name, "", "?", "?", (), "?", "failed", now, reason=f"{e} (stop it to remove it)"
             )
+        running, starting = found.uuid in alive, record.starting(folder)
+        if not running and not starting:
+            _wipe_ended(folder, found.uuid)
         return state(
             found,
-            alive=found.uuid in alive,
-            starting=record.starting(folder),
+            alive=running,
+            starting=starting,
             report=read_report(folder / argv.REPORT),
             end=record.read_end(folder),
             root_hash=self._root_hash(found),
@@ -294,3 +303,21 @@ class QemuCloud:
 
     def _absent(self, id: str) -> NotFoundError:
         return NotFoundError(f"there is no VM {id[:80]!r}", where=str(self.vms), hint="See `kiosk vm list`.")
+
+
+def _wipe(folder: Path) -> None:
+    """Removes what does not explain a VM's end."""
+    for path in folder.iterdir():
+        if path.name not in KEPT:
+            files.discard(path)
+
+
+def _wipe_ended(folder: Path, uuid: str) -> None:
+    """Wipes after a VM that has ended by itself. Under its lock, and after another look at the processes: it may have
+    been started since the look that missed it."""
+    if all(path.name in KEPT for path in folder.glob("*")):
+        return
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), (folder / "start.lock").open("rb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if uuid not in process.running():
+            _wipe(folder)

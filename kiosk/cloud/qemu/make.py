@@ -36,11 +36,26 @@ def boot_of(manifest: ImageManifest, wanted: Boot | None) -> Boot:
 
 
 def possible(spec: VmSpec, manifest: ImageManifest, boot: Boot) -> None:
-    """PolicyError where an image takes no layers; UsageError where a VM can't be told by its source."""
+    """PolicyError where an image takes no layers or no context; UsageError where what is asked for contradicts itself,
+    or a VM can't be told by its source."""
     if manifest.imported and spec.layers:
         raise PolicyError(
             f"{spec.image} is imported: kiosk's agent, which mounts layers, is not in it",
             hint="Start it without --layer.",
+        )
+    if manifest.imported and spec.context:
+        raise PolicyError(
+            f"{spec.image} is imported: kiosk's agent, which reads contexts, is not in it",
+            hint="Start it without --context.",
+        )
+    if spec.tap is not None and not spec.network:
+        raise UsageError(
+            "a tap interface is a network, and none is asked for", hint="Leave out --tap or --no-network."
+        )
+    if spec.tap is not None and spec.source == "ec2":
+        raise UsageError(
+            "this VM's metadata service is in a network of kiosk's own, which a tap interface stands instead of",
+            hint="Leave out --tap, or choose a --context-source that is a disk.",
         )
     if spec.source != "ec2":
         return

@@ -30,8 +30,10 @@ def state(
         phase = said if said in ("ready", "draining", "stopping") else "booting"
     elif starting:
         phase = "starting"
-    elif report.state in ("ready", "draining", "stopping"):
+    elif report.state == "stopping":
         phase = "stopped"
+    elif report.state in ("ready", "draining"):
+        phase, reason = "failed", f"the VM ended while it was {report.state}, without a word that it stops"
     else:
         phase = "failed"
         reason = reason or (
