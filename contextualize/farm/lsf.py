@@ -69,7 +69,7 @@ def rows(text: str, name: str) -> Optional[Row]:
         if words[:1] == ["HOST_NAME"]:
             header = [word.upper() for word in words]
         elif header and words and name.split(".")[0] == words[0].split(".")[0]:
-            return Row(dict(zip(header, words, strict=False)))
+            return Row(dict(zip(header, words)))
     return None
 
 
