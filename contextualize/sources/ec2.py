@@ -11,16 +11,17 @@ import http.client
 import socket
 import threading
 import time
-from typing import Dict
+from typing import Dict, Optional, Tuple
 
-from contextualize.context import LIMIT
+from contextualize.context import LIMIT, Instance
 from contextualize.errors import Refused
 from contextualize.sources import Told
 
 ADDRESS = "169.254.169.254"
 PATIENCE, TIMEOUT, PAUSE = 60.0, 5.0, 0.2
 TOKEN_SECONDS = "300"  # noqa: S105
-TOKEN, USER_DATA, INSTANCE = "/latest/api/token", "/latest/user-data", "/latest/meta-data/instance-id"
+TOKEN, USER_DATA = "/latest/api/token", "/latest/user-data"
+INSTANCE, NAME = "/latest/meta-data/instance-id", "/latest/meta-data/local-hostname"
 
 
 class NotYet(Exception):
@@ -32,7 +33,7 @@ def read(address: str = ADDRESS, port: int = 80, patience: float = PATIENCE) -> 
     end = time.monotonic() + patience
     while True:
         try:
-            document = _ask(address, port, end)
+            document, instance = _ask(address, port, end)
         except NotYet as e:
             if time.monotonic() + PAUSE >= end:
                 raise Refused(
@@ -40,11 +41,11 @@ def read(address: str = ADDRESS, port: int = 80, patience: float = PATIENCE) -> 
                 ) from None
             time.sleep(PAUSE)
         else:
-            return Told(document, f"ec2:http://{address}")
+            return Told(document, f"ec2:http://{address}", instance=instance)
 
 
-def _ask(address: str, port: int, end: float) -> bytes:
-    """Asks for a token and then for the data, on one connection that is cut off at the end of our patience."""
+def _ask(address: str, port: int, end: float) -> Tuple[bytes, Instance]:
+    """Asks for a token and then for the rest, on one connection that is cut off at the end of our patience."""
     left = end - time.monotonic()
     connection = http.client.HTTPConnection(address, port, timeout=max(0.1, min(TIMEOUT, left)))
     try:
@@ -61,7 +62,9 @@ def _ask(address: str, port: int, end: float) -> bytes:
             header = {"X-aws-ec2-metadata-token": token.decode()}
             instance = _get(connection, "GET", INSTANCE, header, 1024)
             print(f"EC2 instance {instance.decode(errors='replace')!r:.80}", flush=True)
-            return _get(connection, "GET", USER_DATA, header, LIMIT)
+            name = _name(connection, header)
+            document = _get(connection, "GET", USER_DATA, header, LIMIT)
+            return document, Instance("ec2", instance.decode(errors="replace"), name)
         finally:
             cut.cancel()
     except (OSError, http.client.HTTPException) as e:
@@ -76,9 +79,24 @@ def _cut(connection: http.client.HTTPConnection) -> None:
         connection.sock.shutdown(socket.SHUT_RDWR)
 
 
+def _name(connection: http.client.HTTPConnection, header: Dict[str, str]) -> Optional[str]:
+    """The instance's host name; not every service has one."""
+    status, data = _answer(connection, "GET", NAME, header, 1024)
+    return data.decode(errors="replace") if status == 200 and data else None
+
+
 def _get(
     connection: http.client.HTTPConnection, method: str, path: str, header: Dict[str, str], limit: int
 ) -> bytes:
+    status, data = _answer(connection, method, path, header, limit)
+    if status != 200:
+        raise Refused(f"the metadata service gave status {status} for {path}")
+    return data
+
+
+def _answer(
+    connection: http.client.HTTPConnection, method: str, path: str, header: Dict[str, str], limit: int
+) -> Tuple[int, bytes]:
     connection.request(
         method, path, headers={"Connection": "keep-alive", "Accept-Encoding": "identity", **header}
     )
@@ -86,8 +104,7 @@ def _get(
     data = response.read(limit + 1)
     if response.status == 429 or response.status >= 500:
         raise NotYet(f"{path} gave status {response.status}")
-    if response.status != 200:
-        raise Refused(f"the metadata service gave status {response.status} for {path}")
     if len(data) > limit:
+        # The rest of it would stand before the next answer.
         raise Refused(f"the metadata service gave more than {limit} bytes for {path}")
-    return data
+    return response.status, data

@@ -263,6 +263,7 @@ class QemuCloud:
         files_.mkdir(mode=0o700)
         files.write(files_ / "user-data", context.data(told), mode=0o600)
         files.write(files_ / "instance-id", f"i-{made.uuid.replace('-', '')[:17]}".encode(), mode=0o600)
+        files.write(files_ / "local-hostname", made.name.encode(), mode=0o600)
 
     def _kernel(self, manifest: ImageManifest, made: Record) -> argv.Kernel:
         kernel, initrd = (self.cache.file(manifest, name) for name in ("kernel", "initrd"))
