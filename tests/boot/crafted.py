@@ -21,7 +21,8 @@ from kiosk.cloud.qemu.record import Record
 from kiosk.model.manifest import ImageManifest
 from kiosk.run import run
 
-DAEMONS = ("lim", "res", "sbatchd", "slurmd", "munged", "condor_master")
+DAEMONS = "cat /proc/[0-9]*/comm | grep -cxE 'lim|res|sbatchd|slurmd|munged|condor_master'"
+"""A shell's words that count the daemons of farms."""
 ADDED = {
     "etc/systemd/system/add-look.service": """
 [Unit]
@@ -39,7 +40,7 @@ ExecStopPost=/bin/sh /etc/look
     "added/etc/look": f"""
 test "$SERVICE_RESULT" = success && exit
 attestation=gone; test -e /run/kiosk/attestation.json && attestation=there
-daemons=$(cat /proc/[0-9]*/comm | grep -cxE '{"|".join(DAEMONS)}')
+daemons=$({DAEMONS})
 ready=$(systemctl is-active kiosk-ready.target)
 echo "look: attestation $attestation, ready $ready, $daemons daemons" >/dev/console
 """,

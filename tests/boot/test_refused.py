@@ -27,6 +27,7 @@ from tests.boot import trial
 from tests.boot.crafted import NOTHING_LEFT, CraftedCloud, looking, powered_off, unchanged
 from tests.boot.farm import READY_LIMIT, Farm, settled
 from tests.boot.forger import Forger
+from tests.simulators.lsf import alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SOFTWARE, RIVAL = "experiment/demo/software", "experiment/demo/rival"
@@ -108,10 +109,7 @@ CASES = {
     ),
     "unanswered-master": Case(
         "join",
-        (
-            f"did not take this node within {15 - 3} s: {trial.alone.MASTER} can't be reached",
-            "Cannot connect",
-        ),
+        ("farm batch did not take this node", f"{alone.MASTER} can't be reached: Cannot connect to LSF"),
         lambda layers: (layers.site,),
         more={"farm": trial.lsf(timeout=15)},
     ),

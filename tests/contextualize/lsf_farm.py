@@ -44,8 +44,6 @@ class LsfMachine(FarmMachine):
     ) -> Answer:
         """The cluster's programs are called in this process, which is the same and much quicker; as others the
         tests of the simulated cluster run them."""
-        if argv[0] == "pgrep":
-            return Answer(0, "\n".join(str(pid) for pid in self.units.left("kiosk-farm-sbatchd.service")), "")
         program = Path(argv[0])
         if program.parent != self.path(BIN):
             return super().ask(argv, timeout, environment)
@@ -54,6 +52,9 @@ class LsfMachine(FarmMachine):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = main(program.name, str(self.state.path), argv[1:])
         return Answer(status, out.getvalue().strip(), err.getvalue().strip())
+
+    def processes(self, name: str) -> int:
+        return len(self.units.left(f"kiosk-farm-{name}.service"))
 
     def address(self, host: str) -> str | None:
         return "192.0.2.7"
