@@ -143,8 +143,7 @@ def _text(attestation: Dict[str, Any], life: Dict[str, Any]) -> str:
     get = attestation.get
 
     def inside(key: str) -> Dict[str, Any]:
-        value = get(key)
-        return value if isinstance(value, dict) else {}
+        return _object(get(key))
 
     image, context, farm = inside("image"), inside("context"), inside("farm")
     rows = [
@@ -157,6 +156,7 @@ def _text(attestation: Dict[str, Any], life: Dict[str, Any]) -> str:
         rows.append(("layer", f"{layer.get('name')}@{layer.get('version')} {where}"))
     rows += [
         ("context", f"{context.get('digest')} from {context.get('source')}"),
+        *[("", f"and {name}: {digest}") for name, digest in sorted(_object(context.get("scripts")).items())],
         ("switched on", ", ".join(get("switched_on") or []) or "nothing"),
         ("farm", f"{farm.get('name')} ({farm.get('kind')})" if farm else "none"),
         ("drains", str(get("drains"))),
@@ -165,6 +165,10 @@ def _text(attestation: Dict[str, Any], life: Dict[str, Any]) -> str:
     if life.get("state") in ("draining", "stopping"):
         rows.append((str(life["state"]), f"since {life.get('since')}: {life.get('reason')}"))
     return "\n".join(f"{key:<12} {value}" for key, value in rows)
+
+
+def _object(value: object) -> Dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def run() -> NoReturn:

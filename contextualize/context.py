@@ -1,6 +1,7 @@
 """The context document (schema kiosk.context/1): what a machine is told at boot, the same from every source.
 
-Only `node` and `image` must be there. Nobody has signed a context: it chooses among what is signed, and gives
+Only `image` must be there, and `node` where the source does not know the machine itself: several machines started
+with one document are several nodes. Nobody has signed a context: it chooses among what is signed, and gives
 this machine its name, its disks, its network, and the secrets of the farm that it joins. What a context could
 use to change the machine itself (`hooks`, `user_data`, `root_keys`, a `farm` that no site declares) is done only where
 a verified site layer allows it.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import Dict, Optional, Tuple
 
@@ -106,6 +108,16 @@ class Hooks:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """What a source knows of its machine by itself, not yet checked: its id there, and its host name (None: it has
+    none). It counts only for a document without `node`."""
+
+    kind: str
+    id: str
+    name: Optional[str] = None
+
+
+@dataclass(frozen=True)
 class Context:
     """What this machine is told at boot."""
 
@@ -125,15 +137,18 @@ class Context:
     user_data: Optional[str] = None
 
 
-def parse(data: bytes) -> Context:
-    """Reads a context document; Refused when anything in it is not as specified, or not known."""
+def parse(data: bytes, instance: Optional[Instance] = None) -> Context:
+    """Reads a context document; Refused when anything in it is not as specified, or not known. `instance` stands in
+    for a `node` that is left out."""
     f = read(data, "context", LIMIT)
     f.schema("kiosk.context/1")
-    node, image = f.fields("node"), f.fields("image")
+    image = f.fields("image")
+    name = image.text("name", NAME)
+    node_id, node_name = _node(f.fields("node")) if f.has("node") else _own(f, instance, name)
     found = Context(
-        node_id=node.text("id", UUID),
-        node_name=node.text("name", HOSTNAME),
-        image=image.text("name", NAME),
+        node_id=node_id,
+        node_name=node_name,
+        image=name,
         version=image.text("version", VERSION),
         layers=tuple(_layer_use(item, i) for i, item in enumerate(f.items("layers", 16))),
         repository=_repository(f.fields("repository")) if f.has("repository") else None,
@@ -146,7 +161,7 @@ def parse(data: bytes) -> Context:
         hooks=_hooks(f.fields("hooks")) if f.has("hooks") else Hooks(),
         user_data=f.text("user_data", TEXT) if f.has("user_data") else None,
     )
-    for part in (node, image, f):
+    for part in (image, f):
         part.end()
     devices = [use.device for use in found.layers] + ([found.scratch.device] if found.scratch else [])
     if len(set(devices)) != len(devices):
@@ -157,6 +172,29 @@ def parse(data: bytes) -> Context:
 TEXT = r"[^\x00]{0,131072}"
 MOUNT = r"(?:/[A-Za-z0-9][A-Za-z0-9_-]{0,60}){1,4}"
 MAC = r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}"
+
+
+def _node(f: Fields) -> Tuple[str, str]:
+    found = f.text("id", UUID), f.text("name", HOSTNAME)
+    f.end()
+    return found
+
+
+def _own(f: Fields, instance: Optional[Instance], image: str) -> Tuple[str, str]:
+    """The node's id and name as its source knows it; without a name it is called by its image and its id there."""
+    if instance is None:
+        f.fault("node", "missing, and the source has no id of this machine")
+    if not re.fullmatch(HOST_LABEL, instance.id):
+        f.fault(
+            "node",
+            f"missing, and the source's id of this machine, {instance.id!r:.80}, can't stand in for it",
+        )
+    name = instance.name or f"{image}-{instance.id}"
+    if not re.fullmatch(HOSTNAME, name):
+        f.fault("node", f"missing, and {name!r:.120}, by the source, is not a host name")
+    import uuid  # few machines need it
+
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"kiosk:{instance.kind}:{instance.id}")), name
 
 
 def _layer_use(item: object, index: int) -> LayerUse:

@@ -134,8 +134,7 @@ class HTCondor(Driver):
     def busy(self, seat: Seat) -> int:
         """Each running job has a starter here, whose real user is root whatever it acts as; a slot that the collector
         still shows as claimed is one too."""
-        starters = seat.machine.ask(["pgrep", "-U", "root", "-x", "condor_starter"])
-        here = len(starters.out.split())
+        here = seat.machine.processes("condor_starter")
         answer, slots = self._slots(seat)
         if answer.status and not here:
             raise Refused(f"farm {seat.farm}: whether {seat.name()} has jobs can't be told: {answer.said}")

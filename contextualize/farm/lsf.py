@@ -253,8 +253,7 @@ class Lsf(Driver):
 
     def _here(self, seat: Seat) -> int:
         """sbatchd has one child of its own name, and root's like itself, for each job."""
-        answer = seat.machine.ask(["pgrep", "-U", "root", "-x", "sbatchd"])
-        return max(0, len(answer.out.split()) - 1)
+        return max(0, seat.machine.processes("sbatchd") - 1)
 
     def leave(self, seat: Seat, reason: str) -> None:
         """Stops sbatchd, res and lim; removes the host from the cluster only where the settings ask for it, since

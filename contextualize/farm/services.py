@@ -104,7 +104,7 @@ def running(seat: Seat, service: Service) -> bool:
     active = seat.machine.ask(["systemctl", "is-active", service.unit]).out == "active"
     if not active or not service.process:
         return active
-    return seat.machine.ask(["pgrep", "-x", "-P", "1", service.process]).status == 0
+    return seat.machine.processes(service.process, parent=1) > 0
 
 
 def said(seat: Seat, service: Service, lines: int = 12) -> str:

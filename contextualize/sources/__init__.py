@@ -9,7 +9,8 @@
 `kiosk.context=SOURCE` on the kernel's command line fixes the source. Without it the first of these is used that is
 there: a document on the command line, the one disk with one of those labels, the metadata service where the
 firmware says that this is EC2. Two disks that both look like a source end the machine. Each source gives the bytes
-of the same document, so that a machine is the same whatever it was told by.
+of the same document, so that a machine is the same whatever it was told by. configdrive, opennebula and ec2 also know
+the machine itself: a document for several machines leaves `node` out.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Optional
 
+from contextualize.context import Instance
+
 
 @dataclass(frozen=True)
 class Told:
     """What a source says: the document's bytes, the source's name, the folder of signed metadata that came with it,
-    and for OpenNebula the scripts beside the document and the variables that they know."""
+    what it knows of the machine itself, and for OpenNebula the scripts beside the document, the variables that they
+    know, and the digests of these files by name."""
 
     document: bytes = field(repr=False)
     source: str
@@ -30,3 +34,5 @@ class Told:
     prolog: Optional[str] = None
     epilog: Optional[str] = None
     variables: Dict[str, str] = field(default_factory=dict, repr=False)
+    beside: Dict[str, str] = field(default_factory=dict)
+    instance: Optional[Instance] = None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import stat
 from pathlib import Path
 from typing import Dict, Optional
 
-from contextualize.context import LIMIT
+from contextualize.context import LIMIT, Instance
+from contextualize.document import read as read_document
 from contextualize.errors import Refused
 from contextualize.machine import PRIVATE, Machine
 from contextualize.sources import Told
@@ -26,6 +28,7 @@ LABELS = {
     "CONTEXT": "opennebula",
 }
 MOUNT, AGAIN = f"{PRIVATE}/context", f"{PRIVATE}/again"
+META = "openstack/latest/meta_data.json"
 SCRIPT_LIMIT = 128 * 1024
 PLAIN, PACKED, DRAIN = "KIOSK_CONTEXT", "KIOSK_CONTEXT_BASE64", "KIOSK_DRAIN"
 DRAIN_FILE = "kiosk/drain"
@@ -41,7 +44,8 @@ def read(machine: Machine, link: str) -> Told:
     if kind == "opennebula":
         return _opennebula(machine, source)
     name = "user-data" if kind == "nocloud" else "openstack/latest/user_data"
-    return Told(machine.inside(MOUNT, name, LIMIT), source, _bundle(machine))
+    instance = _openstack(machine) if kind == "configdrive" else None
+    return Told(machine.inside(MOUNT, name, LIMIT), source, _bundle(machine), instance=instance)
 
 
 def drain(machine: Machine, link: str) -> Optional[str]:
@@ -64,7 +68,11 @@ def _mount(machine: Machine, link: str, where: str) -> None:
 
 
 def _variables(machine: Machine, where: str) -> Dict[str, str]:
-    return variables(machine.inside(where, "context.sh", 4 * LIMIT), "context.sh")
+    return variables(_script_of_variables(machine, where), "context.sh")
+
+
+def _script_of_variables(machine: Machine, where: str) -> bytes:
+    return machine.inside(where, "context.sh", 4 * LIMIT)
 
 
 def release(machine: Machine) -> None:
@@ -78,8 +86,19 @@ def _bundle(machine: Machine) -> Optional[Path]:
     return machine.path(folder) if stat.S_ISDIR(machine.mode(folder)) else None
 
 
+def _openstack(machine: Machine) -> Optional[Instance]:
+    """What the cloud knows of the machine; None where it does not say."""
+    try:
+        f = read_document(machine.inside(MOUNT, META, LIMIT), META)
+        name = f.text("hostname", ".{1,300}") if f.has("hostname") else None
+        return Instance("configdrive", f.text("uuid", ".{1,300}"), name)
+    except Refused:
+        return None
+
+
 def _opennebula(machine: Machine, source: str) -> Told:
-    found = _variables(machine, MOUNT)
+    data = _script_of_variables(machine, MOUNT)
+    found = variables(data, "context.sh")
     for name in UNKNOWN:
         if found.get(name):
             raise Refused(f"context.sh: {name} is not done here: put it into the context document's hooks")
@@ -89,13 +108,19 @@ def _opennebula(machine: Machine, source: str) -> Told:
     }
     if "epilog" in scripts and "init" in scripts:
         raise Refused("the context disk has epilog.sh and init.sh, which are two names of one thing")
+    others = {name: value for name, value in found.items() if name not in (PLAIN, PACKED)}
+    beside = {f"{name}.sh": text.encode() for name, text in scripts.items()}
+    if others:
+        beside["context.sh"] = data
     return Told(
         document,
         source,
         _bundle(machine),
         scripts.get("prolog"),
         scripts.get("epilog", scripts.get("init")),
-        {name: value for name, value in found.items() if name not in (PLAIN, PACKED)},
+        others,
+        {name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in beside.items()},
+        Instance("opennebula", found["VMID"], found.get("SET_HOSTNAME")) if found.get("VMID") else None,
     )
 
 

@@ -14,14 +14,15 @@ import threading
 import time
 from typing import Callable, Dict, Iterator, Optional
 
-from contextualize.context import LIMIT
+from contextualize.context import LIMIT, Instance
 from contextualize.errors import Refused
 from contextualize.sources import Told
 
 ADDRESS = "169.254.169.254"
 PATIENCE, TIMEOUT, PAUSE = 60.0, 5.0, 0.2
 TOKEN_SECONDS = "300"  # noqa: S105
-TOKEN, USER_DATA, INSTANCE = "/latest/api/token", "/latest/user-data", "/latest/meta-data/instance-id"
+TOKEN, USER_DATA = "/latest/api/token", "/latest/user-data"
+INSTANCE, NAME = "/latest/meta-data/instance-id", "/latest/meta-data/local-hostname"
 
 Get = Callable[[str, int], Optional[bytes]]
 """What the service has at a path, of at most so many bytes; None where it has nothing there."""
@@ -37,8 +38,9 @@ def read(address: str = ADDRESS, port: int = 80, patience: float = PATIENCE) -> 
     while True:
         try:
             with session(address, port, end - time.monotonic()) as get:
-                instance = get(INSTANCE, 1024) or b""
-                print(f"EC2 instance {instance.decode(errors='replace')!r:.80}", flush=True)
+                instance = (get(INSTANCE, 1024) or b"").decode(errors="replace")
+                print(f"EC2 instance {instance!r:.80}", flush=True)
+                name = get(NAME, 1024)  # not every service has one
                 document = get(USER_DATA, LIMIT)
         except NotYet as e:
             if time.monotonic() + PAUSE >= end:
@@ -49,7 +51,10 @@ def read(address: str = ADDRESS, port: int = 80, patience: float = PATIENCE) -> 
             continue
         if document is None:
             raise Refused(f"the metadata service has no {USER_DATA}: this instance was started without any")
-        return Told(document, f"ec2:http://{address}")
+        known = (
+            Instance("ec2", instance, name.decode(errors="replace") if name else None) if instance else None
+        )
+        return Told(document, f"ec2:http://{address}", instance=known)
 
 
 @contextlib.contextmanager
@@ -98,5 +103,6 @@ def _answer(
     if response.status != 200:
         raise Refused(f"the metadata service gave status {response.status} for {path}")
     if len(data) > limit:
+        # The rest of it would stand before the next answer.
         raise Refused(f"the metadata service gave more than {limit} bytes for {path}")
     return data

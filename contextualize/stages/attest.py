@@ -17,6 +17,7 @@ from contextualize.life import plan as plans
 from contextualize.life import state
 from contextualize.life.plan import Plan
 from contextualize.machine import Machine
+from contextualize.stages import hooks
 from contextualize.stages.apply import UNITS
 from contextualize.stages.context import Found
 from contextualize.stages.verify import Verified
@@ -74,7 +75,11 @@ def run(
             }
             for layer in verified.layers
         ],
-        "context": {"source": found.source, "digest": found.digest},
+        "context": {
+            "source": found.source,
+            "digest": found.digest,
+            "scripts": found.beside if hooks.wanted(context) else {},
+        },
         "verified": {
             "signatures": True,
             "root_hash": True,

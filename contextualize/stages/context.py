@@ -24,13 +24,15 @@ MOUNT = disks.MOUNT
 @dataclass(frozen=True)
 class Found:
     """The context, the digest of its document, which source it came from, the folder of signed metadata that came
-    with it (None: it is fetched), and the variables that the source has for hooks."""
+    with it (None: it is fetched), the variables that the source has for hooks, and the digests of the files beside
+    the document from which hooks and their variables are."""
 
     context: context.Context
     digest: str
     source: str
     bundle: Optional[Path] = None
     variables: Dict[str, str] = field(default_factory=dict, repr=False)
+    beside: Dict[str, str] = field(default_factory=dict)
 
 
 def run(machine: Machine) -> Found:
@@ -38,7 +40,7 @@ def run(machine: Machine) -> Found:
     machine.folder("/run/kiosk")
     machine.folder(PRIVATE, 0o700)
     told = find(machine)
-    read = context.parse(told.document)
+    read = context.parse(told.document, told.instance)
     if told.source == "cmdline" and read.farm and read.farm.secrets:
         raise Refused("the context has secrets, and every user can read the kernel's command line")
     if told.source == "cmdline" and (read.hooks != Hooks() or read.user_data is not None):
@@ -46,7 +48,14 @@ def run(machine: Machine) -> Found:
             "the context has scripts, which can hold secrets, and every user can read the kernel's command line"
         )
     digest = f"sha256:{hashlib.sha256(told.document).hexdigest()}"
-    return Found(_with_scripts(read, told), digest, told.source, told.bundle, told.variables)
+    return Found(
+        _with_scripts(read, told),
+        digest,
+        told.source,
+        told.bundle,
+        told.variables,
+        dict(sorted(told.beside.items())),
+    )
 
 
 def _with_scripts(read: context.Context, told: Told) -> context.Context:

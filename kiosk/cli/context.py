@@ -52,7 +52,7 @@ def check(
     except OSError as e:
         raise UsageError(f"can't read the context: {e.strerror}", where=str(file)) from None
     try:
-        found = facts(context.parse(data), data)
+        found = facts(context.parse(data, context.Instance("any", "instance")), data)
     except Refused as e:
         raise UsageError(
             f"a guest would refuse this: {e.reason}", where=str(file), hint="See `kiosk context schema`."
@@ -69,21 +69,26 @@ def facts(context: Context, data: bytes) -> dict[str, Any]:
     """What a document asks for, for people; Refused where its farm is none. `allows` is what a site layer must allow
     for it, `declares` what a site layer must say of its farm (or allow `farm` to the context)."""
     import hashlib
+    import json
 
     from contextualize import switches
     from contextualize.farm import drivers
 
     farm, life = context.farm, context.life
     missing = drivers.check(farm) if farm else ()
+    named = "node" in json.loads(data)
+    drains = life.drains(context.node_id) if named else f"{life.age - life.jitter} to {life.age}"
     return {
-        "node": f"{context.node_name} ({context.node_id})",
+        "node": f"{context.node_name} ({context.node_id})"
+        if named
+        else "as ec2, configdrive or opennebula know it",
         "image": f"{context.image}@{context.version}",
         "layers": [f"{use.name}@{use.version}" for use in context.layers],
         "repository": context.repository.url if context.repository else None,
         "network": context.network.address if context.network else "DHCP",
         "farm": f"{farm.name} ({farm.kind})" if farm else None,
         "secrets": sorted(farm.secrets) if farm else [],
-        "drains": f"{life.drains(context.node_id)} s after its start",
+        "drains": f"{drains if named or life.jitter else life.age} s after its start",
         "allows": list(switches.needed(context)),
         "declares": [f"farms.{farm.name}", *(f"farms.{farm.name}.settings.{name}" for name in missing)]
         if farm

@@ -1,8 +1,8 @@
 """The JSON schema of the context document, made of the very patterns and bounds of the guest's reader.
 
 It describes the structure: what it accepts the reader accepts, and the other way round. What a schema can't say is
-left to the reader: one disk named twice, a jitter that is not shorter than the age, keys that stand twice, and the
-size and depth of the whole.
+left to the reader: whether the source knows a machine for which there is no `node`, one disk named twice, a jitter that
+is not shorter than the age, keys that stand twice, and the size and depth of the whole.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ def schema() -> dict[str, Any]:
         **_object(
             {
                 "schema": {"const": "kiosk.context/1"},
-                "node": _object(
-                    {"id": _text(c.UUID, "A UUID of this machine."), "name": _name("Its host name.")},
-                    required=["id", "name"],
-                ),
+                "node": {
+                    "description": "May be left out where the source knows the machine: ec2, configdrive, opennebula.",
+                    **_object(
+                        {"id": _text(c.UUID, "A UUID of this machine."), "name": _name("Its host name.")},
+                        required=["id", "name"],
+                    ),
+                },
                 "image": _object(
                     {"name": _text(NAME, "The image that this must be."), "version": _text(VERSION)},
                     required=["name", "version"],
@@ -62,7 +65,7 @@ def schema() -> dict[str, Any]:
                 ),
                 "user_data": _text(c.TEXT, "For cloud-init, or a script; a site layer must allow user-data."),
             },
-            required=["schema", "node", "image"],
+            required=["schema", "image"],
         ),
     }
 

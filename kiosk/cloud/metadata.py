@@ -4,8 +4,8 @@
 
 A token is asked for with PUT and a time to live, and without a valid one every answer is 401; what came through a
 proxy (X-Forwarded-For) gets 403. It serves one stream, over which QEMU sends what the guest sends to the service's
-address, and ends with it. A guest that sends garbage ends its own service. `FOLDER` has `user-data` and
-`instance-id`, which only its owner can read.
+address, and ends with it. A guest that sends garbage ends its own service. `FOLDER` has `user-data`,
+`instance-id` and `local-hostname`, which only its owner can read.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Stream(Handler):
 
 def read(folder: Path) -> Service:
     """The service of a machine's folder."""
-    instance = (folder / "instance-id").read_bytes()
-    return Service({"user-data": (folder / "user-data").read_bytes(), "meta-data/instance-id": instance})
+    names = {"user-data": "user-data", **{f"meta-data/{n}": n for n in ("instance-id", "local-hostname")}}
+    return Service({path: (folder / name).read_bytes() for path, name in names.items()})
 
 
 def main(path: Path, folder: Path) -> int:

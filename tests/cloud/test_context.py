@@ -251,6 +251,15 @@ def test_a_document_is_checked_as_a_guest_does(tmp_path: Path) -> None:
     assert "a guest would refuse this: farm main (slurm): unknown setting server; it has " in unknown.stderr
 
 
+def test_a_document_for_many_machines_is_checked_too() -> None:
+    told = context.document(**WORDS, lifetime=3600, more={"life": {"jitter": 600}})
+    del told["node"]
+    done = kiosk("check", "-", stdin=context.data(told).decode())
+    assert done.returncode == 0, done.stderr
+    assert "node        as ec2, configdrive or opennebula know it\n" in done.stdout
+    assert "drains      3000 to 3600 s after its start\n" in done.stdout
+
+
 def test_the_schema_is_printed() -> None:
     published = Path(__file__).parents[2] / "docs/context.schema.json"
     assert kiosk("schema").stdout == published.read_text()

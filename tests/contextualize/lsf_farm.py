@@ -45,9 +45,6 @@ class LsfMachine(FarmMachine):
     ) -> Answer:
         """The cluster's programs are called in this process, which is the same and much quicker; as others the
         tests of the simulated cluster run them."""
-        if argv[0] == "pgrep":
-            there = self.units.left(f"kiosk-farm-{argv[-1]}.service")
-            return Answer(0 if there else 1, "\n".join(map(str, there)), "")
         program = Path(argv[0])
         if program.parent != self.path(BIN):
             return super().ask(argv, timeout, environment)
@@ -56,6 +53,9 @@ class LsfMachine(FarmMachine):
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = main(program.name, str(self.state.path), argv[1:])
         return Answer(status, out.getvalue().strip(), err.getvalue().strip())
+
+    def processes(self, name: str, parent: int | None = None) -> int:
+        return len(self.units.left(f"kiosk-farm-{name}.service"))
 
     def address(self, host: str) -> str | None:
         return "192.0.2.7"

@@ -7,13 +7,14 @@ import re
 import time
 import uuid
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contextualize import context, document, manifest
-from contextualize.context import Context, Life
+from contextualize.context import Context, Instance, Life
 from contextualize.document import LayerName
 from contextualize.errors import Refused
 from kiosk.model import names
@@ -105,6 +106,44 @@ def test_json_that_tries_something(data: bytes, expected: str) -> None:
 def test_host_names_that_are_none(name: str) -> None:
     with pytest.raises(Refused, match="node: name"):
         read({**GOOD, "node": {**GOOD["node"], "name": name}})
+
+
+WITHOUT_NODE = {key: value for key, value in GOOD.items() if key != "node"}
+
+
+def own(instance: Instance | None) -> tuple[str, str]:
+    found = context.parse(json.dumps(WITHOUT_NODE).encode(), instance)
+    return found.node_id, found.node_name
+
+
+def test_a_document_for_several_machines_leaves_them_what_their_source_knows_of_them() -> None:
+    one = own(Instance("ec2", "i-0123456789abcdef0", "ip-10-0-0-7.example.org"))
+    assert one == (str(uuid5(NAMESPACE_URL, "kiosk:ec2:i-0123456789abcdef0")), "ip-10-0-0-7.example.org")
+    image = GOOD["image"]["name"]
+    assert own(Instance("opennebula", "4711"))[1] == f"{image}-4711"
+    assert len({own(Instance(kind, id))[0] for kind in ("ec2", "opennebula") for id in ("1", "2")}) == 4
+    known = context.parse(json.dumps(GOOD).encode(), Instance("ec2", "i-0", "another"))
+    assert (known.node_id, known.node_name) == (GOOD["node"]["id"], GOOD["node"]["name"])
+
+
+@pytest.mark.parametrize(
+    ("instance", "expected"),
+    [
+        (None, "node: missing, and the source has no id of this machine"),
+        (Instance("ec2", ""), "the source's id of this machine, '', can't stand in for it"),
+        (Instance("ec2", "i_0"), "the source's id of this machine, 'i_0', can't"),
+        (Instance("ec2", "a.b"), "the source's id of this machine, 'a.b', can't"),
+        (Instance("ec2", "0\n"), "the source's id of this machine"),
+        (Instance("ec2", "i" * 64), "the source's id of this machine"),
+        (Instance("ec2", "i-0", "web server"), "'web server', by the source, is not a host name"),
+        (Instance("ec2", "i-0", "a\nb"), "by the source, is not a host name"),
+        (Instance("ec2", "i" * 60), "by the source, is not a host name"),
+    ],
+)
+def test_a_machine_that_its_source_does_not_name_is_none(instance: Instance | None, expected: str) -> None:
+    with pytest.raises(Refused) as caught:
+        own(instance)
+    assert expected in caught.value.reason
 
 
 def test_one_disk_for_two_purposes() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from contextualize.context import LIMIT
+from contextualize.context import LIMIT, Instance
 from contextualize.errors import Refused
 from contextualize.sources import ec2
 from contextualize.sources.find import unpacked
@@ -75,6 +75,17 @@ def answering(status: int, body: bytes = b"", **headers: str) -> type[BaseHTTPRe
 
 def test_a_token_is_asked_for_and_then_the_document(serve: Serve) -> None:
     assert read(serve(handler(Service({"user-data": b"{}", **INSTANCE})))) == b"{}"
+
+
+def test_the_service_knows_the_instance_and_where_it_can_its_name(serve: Serve) -> None:
+    known = {"user-data": b"{}", **INSTANCE}
+    named = Service({**known, "meta-data/local-hostname": b"ip-10-0-0-7.ec2.internal"})
+    assert ec2.read("127.0.0.1", serve(handler(Service(known)))).instance == Instance(
+        "ec2", "i-0123456789abcdef0"
+    )
+    assert ec2.read("127.0.0.1", serve(handler(named))).instance == Instance(
+        "ec2", "i-0123456789abcdef0", "ip-10-0-0-7.ec2.internal"
+    )
 
 
 def test_the_document_may_be_packed(serve: Serve) -> None:
@@ -181,6 +192,7 @@ def test_the_service_answers_as_ec2_does(serve: Serve) -> None:
 def test_one_stream_carries_one_connection_of_the_guest_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "user-data").write_bytes(b"{}")
     (tmp_path / "instance-id").write_bytes(b"i-0")
+    (tmp_path / "local-hostname").write_bytes(b"node-1")
     with socket.socket(socket.AF_UNIX) as qemu:
         qemu.bind(str(tmp_path / "sock"))
         qemu.listen()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from contextualize.context import Network
+from contextualize.machine import Machine
 from contextualize.stages import hooks, network
 from tests.contextualize.guest import Guest
 
@@ -352,3 +353,16 @@ def test_the_swap_file_of_another_life_is_made_anew(guest: Guest) -> None:
 def _old(guest: Guest, kind: str) -> None:
     if kind == "ext4":
         (guest.root / "scratch/.kiosk-swap").write_bytes(b"a job's memory" * 200_000)
+
+
+def test_processes_are_counted_by_their_name(tmp_path: Path) -> None:
+    name = f"k{os.getpid():014d}"
+    program = tmp_path / name
+    program.symlink_to("/bin/sleep")
+    assert Machine().processes(name) == 0
+    with subprocess.Popen([program, "60"]) as one, subprocess.Popen([program, "60"]) as other:
+        try:
+            assert Machine().processes(name) == 2
+        finally:
+            one.kill()
+            other.kill()

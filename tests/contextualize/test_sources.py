@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import pytest
 
@@ -22,6 +24,7 @@ from kiosk.cloud import context_disk
 from kiosk.cloud.context import Source
 from tests.contextualize.guest import FolderMachine, Guest
 
+Squashfs = Callable[[dict[str, str]], bytes]
 LINKS: dict[Source, str] = {s: f"/dev/disk/by-label/{label}" for s, label in context_disk.LABELS.items()}
 TIMES = ("ready", "drains", "stops", "boot_seconds", "stage_seconds")
 
@@ -69,6 +72,7 @@ def test_the_same_document_gives_the_same_attestation_but_for_its_source(guest: 
         (guest.root / LINKS[source].lstrip("/")).unlink()
     assert attested["nocloud"] == attested["configdrive"] == attested["opennebula"]
     assert attested["nocloud"]["context"]["digest"].startswith("sha256:")
+    assert attested["nocloud"]["context"]["scripts"] == {}
 
 
 def test_the_bundle_is_in_the_folder_of_the_disk_and_is_none_where_none_came(guest: Guest) -> None:
@@ -211,6 +215,54 @@ def test_an_opennebula_context_that_is_not_clear_ends_the_machine(
 ) -> None:
     assert open_nebula(guest, variables).boot(signed=True) == 1
     assert expected in guest.refused()
+
+
+def test_one_document_is_for_all_machines_of_an_openstack(guest: Guest) -> None:
+    del guest.context["node"]
+    (guest.root / "dev/disk/by-label/CIDATA").rename(guest.root / "dev/disk/by-label/config-2")
+    guest.sign()
+    latest = guest.disk / "openstack/latest"
+    latest.mkdir(parents=True)
+    (guest.disk / "user-data").rename(latest / "user_data")
+    known = {"uuid": "d8e02d56-2648-49a3-bf97-6be8f1204f38", "hostname": "wn-1.novalocal", "meta": {"a": "b"}}
+    (latest / "meta_data.json").write_text(json.dumps(known))
+    found = stage.run(guest.machine).context
+    own = str(uuid5(NAMESPACE_URL, f"kiosk:configdrive:{known['uuid']}"))
+    assert (found.node_name, found.node_id) == ("wn-1.novalocal", own)
+
+    guest.machine.unmount(stage.MOUNT)
+    (latest / "meta_data.json").write_text("[")
+    with pytest.raises(Refused, match="node: missing, and the source has no id of this machine"):
+        stage.run(guest.machine)
+
+
+@pytest.mark.parametrize(
+    ("more", "name"), [("", "{image}-4711"), ("SET_HOSTNAME='wn-1.example.org'\n", "wn-1.example.org")]
+)
+def test_an_opennebula_vm_is_known_by_its_number(guest: Guest, more: str, name: str) -> None:
+    del guest.context["node"]
+    found = stage.run(open_nebula(guest, f"KIOSK_CONTEXT='DOCUMENT'\nVMID='4711'\n{more}").machine).context
+    assert found.node_name == name.format(image=found.image)
+    assert found.node_id == str(uuid5(NAMESPACE_URL, "kiosk:opennebula:4711"))
+
+
+def test_a_disk_of_nocloud_names_its_machine_in_the_document(guest: Guest) -> None:
+    del guest.context["node"]
+    assert guest.boot() == 1
+    assert guest.refused() == "context: context: node: missing, and the source has no id of this machine"
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+def test_the_attestation_has_the_digests_of_the_files_that_hooks_are_made_of(
+    guest: Guest, squashfs: Squashfs, hooks: bool
+) -> None:
+    guest.add_layer("site/example/base", squashfs({"bin/": ""}), {"allows": ["hooks"]})
+    scripts = {"prolog": "true\n", "init": "test $SITE = here\n"} if hooks else {}
+    assert open_nebula(guest, "KIOSK_CONTEXT='DOCUMENT'\nSITE='here'\n", **scripts).boot(signed=True) == 0
+    names = ("context.sh", "init.sh", "prolog.sh") if hooks else ()
+    assert json.loads(guest.text("/run/kiosk/attestation.json"))["context"]["scripts"] == {
+        name: f"sha256:{hashlib.sha256((guest.disk / name).read_bytes()).hexdigest()}" for name in names
+    }
 
 
 def test_scripts_beside_the_document_are_its_hooks(guest: Guest) -> None:

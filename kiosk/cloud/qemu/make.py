@@ -113,6 +113,7 @@ def _tell(folder: Path, made: Record, spec: VmSpec) -> None:
     files_.mkdir(mode=0o700)
     files.write(files_ / "user-data", context.data(told), mode=0o600)
     files.write(files_ / "instance-id", f"i-{made.uuid.replace('-', '')[:17]}".encode(), mode=0o600)
+    files.write(files_ / "local-hostname", made.name.encode(), mode=0o600)
 
 
 def _kernel(manifest: ImageManifest, made: Record, cache: HostCache) -> argv.Kernel:

@@ -27,6 +27,7 @@ LOAD = "   0.0   0.3   0.9   8%   0.0   0     4   69G    0M   23G\n"
 LSHOSTS = "HOST_NAME      type    model  cpuf ncpus maxmem maxswp server RESOURCES\n"
 BJOBS = "JOBID   USER    STAT  QUEUE      FROM_HOST   EXEC_HOST   JOB_NAME   SUBMIT_TIME\n"
 WHEN = "Nov 23 09:51"
+ROOT = Path(__file__).parents[3]
 
 
 class Failed(Exception):
@@ -226,16 +227,17 @@ def name_of(state: dict[str, Any], entry: dict[str, Any]) -> str:
     return next(name for name, found in state["hosts"].items() if found is entry)
 
 
-def install(bin_folder: Path, server_folder: Path, state: State) -> None:
-    """Puts the programs into their folders."""
-    root = Path(__file__).parents[3]
+def install(
+    bin_folder: Path, server_folder: Path, state: State, root: Path = ROOT, module: str = "programs"
+) -> None:
+    """Puts the programs into their folders. They find the simulator below `root`, and run by that module of it."""
     for folder, names in ((bin_folder, PROGRAMS), (server_folder, cluster.DAEMONS)):
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             (folder / name).write_text(
                 f"#!/usr/bin/python3 -ES\nimport os, sys\nsys.path.insert(0, {str(root)!r})\n"
                 f"sys.dont_write_bytecode = True\nos.environ['KIOSK_DAEMON'] = {str(state.path) + '.' + name!r}\n"
-                "from tests.simulators.lsf.programs import main\n"
+                f"from tests.simulators.lsf.{module} import main\n"
                 f"sys.exit(main({name!r}, {str(state.path)!r}, sys.argv[1:]))\n"
             )
             (folder / name).chmod(0o755)
