@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +30,12 @@ exec "$@"
 """
 
 
+COUNT = "import sys; from contextualize.machine import Machine; print(Machine().processes(sys.argv[1]))"
+
+
 class Beside(Machine):
-    """A machine where nothing runs but three processes of a user that call themselves by a name. pgrep is real; the
-    farm does not answer."""
+    """A machine where nothing runs but three processes of a user that call themselves by a name, and what counts
+    them; the farm does not answer."""
 
     def __init__(self, home: Path, name: str, user: int) -> None:
         super().__init__(home)
@@ -43,8 +47,15 @@ class Beside(Machine):
     ) -> Answer:
         if argv[0] != "pgrep":
             return Answer(1, "", "no answer after 20 s")
+        return self._beside(argv, {})
+
+    def processes(self, name: str, parent: int | None = None) -> int:
+        words = [sys.executable, "-c", COUNT, name]
+        return int(self._beside(words, {"PYTHONPATH": str(Path(__file__).parents[2])}).out)
+
+    def _beside(self, argv: Sequence[str], environment: Mapping[str, str]) -> Answer:
         own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", THREE, "-"]
-        return super().ask([*own, str(self.program), str(self.user), self.name, *argv], timeout, environment)
+        return super().ask([*own, str(self.program), str(self.user), self.name, *argv], 20, environment)
 
 
 @pytest.fixture
