@@ -32,6 +32,8 @@ from kiosk.run import run
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "debian-12-minimal"
 LAYERS = {"site/example/base": "example-site", "experiment/demo/software": "example-experiment"}
+PARTIES = ("site/example", "experiment/demo", "experiment/other")
+"""Those that have a key of their own for layers; the last one's are made by tests."""
 MADE_FROM = ("recipes", "contextualize", "kiosk/build", "kiosk/model")
 PASSPHRASE = b"only for tests"
 READY_LIMIT = 400.0
@@ -145,8 +147,7 @@ def make(farm: Farm) -> None:
     shutil.rmtree(farm.home / "hypervisor", ignore_errors=True)
     files.write(farm.home / "passphrase", PASSPHRASE, mode=0o600)
     farm.kiosk("kiosk-host", "init")
-    for layer in LAYERS:
-        party = layer.rpartition("/")[0]
+    for party in PARTIES:
         role = party.replace("/", "-")
         farm.kiosk("kiosk-host", "key", "create", role)
         farm.kiosk("kiosk-host", "delegate", party, "--key", str(farm.home / f"kiosk-host/keys/{role}.pub"))

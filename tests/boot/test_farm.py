@@ -145,14 +145,10 @@ def layers(farm: Farm, folder: Path, image: str) -> tuple[str, ...]:
     try:
         farm.cache.resolve(LayerRef.parse(OTHER))
     except NotFoundError:
-        recipe, role = folder / "other", "experiment-other"
+        recipe = folder / "other"
         (recipe / "files/bin").mkdir(parents=True)
         (recipe / "layer.toml").write_text(TOML)
         files.write(recipe / "files/bin/count", b"#!/bin/sh\necho counted 3\n", mode=0o755)
-        key = farm.home / f"kiosk-host/keys/{role}.pub"
-        if not key.exists():  # left by a test run that ended before it had published
-            farm.kiosk("kiosk-host", "key", "create", role)
-        farm.kiosk("kiosk-host", "delegate", "experiment/other", "--key", str(key))
         farm.kiosk("kiosk-host", "layer", "build", str(recipe))
         farm.kiosk("kiosk-host", "layer", "publish", OTHER)
         farm.kiosk("hypervisor", "sync", OTHER)
