@@ -25,13 +25,29 @@ from kiosk.errors import NotFoundError
 from kiosk.model.names import LayerRef
 from tests.boot import bridge
 from tests.boot.bridge import HOST, Store
-from tests.boot.farm import LAYERS, Farm, also
+from tests.boot.farm import Farm, also
+from tests.boot.trial import publish
 from tests.simulators.slurm import SlurmCluster, free_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 WORKER = "debian-12-worker"
-OTHER = "experiment/other/tools"
-TOML = """
+SITE, DEMO, OTHER = "site/example/workers", "experiment/demo/software", "experiment/other/tools"
+MADE = {
+    SITE: """
+kind = "site"
+owner = "example"
+name = "workers"
+description = "What the site's workers have"
+images = ["debian-12-worker"]
+allows = ["farm"]
+
+[[users]]
+name = "pilot"
+uid = 990
+home = "/home/pilot"
+shell = "/bin/bash"
+""",
+    OTHER: """
 kind = "experiment"
 owner = "other"
 name = "tools"
@@ -40,7 +56,8 @@ images = ["debian-12-worker"]
 
 [environment]
 VO_OTHER_SW_DIR = "/opt/experiment/other"
-"""
+""",
+}
 CONF = {
     "ProctrackType": "proctrack/cgroup",
     "TaskPlugin": "task/cgroup",
@@ -141,18 +158,18 @@ def image(farm: Farm) -> str:
 
 @pytest.fixture(scope="module")
 def layers(farm: Farm, folder: Path, image: str) -> tuple[str, ...]:
-    """The layers of the site and of both experiments; the second, made for the image, has a key of its own."""
-    try:
-        farm.cache.resolve(LayerRef.parse(OTHER))
-    except NotFoundError:
-        recipe = folder / "other"
-        (recipe / "files/bin").mkdir(parents=True)
-        (recipe / "layer.toml").write_text(TOML)
-        files.write(recipe / "files/bin/count", b"#!/bin/sh\necho counted 3\n", mode=0o755)
-        farm.kiosk("kiosk-host", "layer", "build", str(recipe))
-        farm.kiosk("kiosk-host", "layer", "publish", OTHER)
-        farm.kiosk("hypervisor", "sync", OTHER)
-    return (*LAYERS, OTHER)
+    """The layers of the site and of both experiments; the site's, which lets a context choose the farm, and the second
+    experiment's are made for the image."""
+    for layer, toml in MADE.items():
+        try:
+            farm.cache.resolve(LayerRef.parse(layer))
+        except NotFoundError:
+            recipe = folder / layer.replace("/", "-")
+            (recipe / "files/bin").mkdir(parents=True)
+            (recipe / "layer.toml").write_text(toml)
+            files.write(recipe / "files/bin/count", b"#!/bin/sh\necho counted 3\n", mode=0o755)
+            publish(farm, recipe, layer)
+    return (SITE, DEMO, OTHER)
 
 
 @pytest.fixture(scope="module")

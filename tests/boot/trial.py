@@ -23,7 +23,7 @@ kind = "site"
 owner = "example"
 name = "trial"
 images = ["debian-12-minimal"]
-allows = ["hooks", "user-data", "root-login"]
+allows = ["hooks", "user-data", "root-login", "farm"]
 """
 
 
