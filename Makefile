@@ -29,7 +29,7 @@ test: apt $(VENV)/ready check ## All tests, with a real image build and real VMs
 	@echo "==> All tests: the fast ones first (20 minutes at the most; $(VENV)/bin/pytest by hand)"
 	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest $(FAST) --durations=5
 	@echo "==> And the slow ones: image builds and VMs"
-	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest -m slow --durations=10
+	@$(SUDO) env KIOSK_PROGRESS=0 $(VENV)/bin/python -m pytest -m slow -n 2 --dist loadgroup --durations=10
 
 test-fast: $(VENV)/ready ## The tests that need no image and no VM (under two minutes)
 	@$(SUDO) $(VENV)/bin/python -m pytest $(FAST)
