@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from contextualize.stages.network import METADATA
 from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud import context_disk
 from kiosk.cloud.api import VmSpec
@@ -130,7 +131,7 @@ def the_machine_is_set_up(cloud: QemuCloud, id: str) -> None:
     assert "ntp.example.org" in shell("cat /run/systemd/timesyncd.conf.d/kiosk.conf")
     assert shell("ls /run/kiosk/private/context") == ""
     rules = shell("ip rule; ip -6 rule")
-    assert rules.count("uidrange 1-4294967294 prohibit") == 2, rules
+    assert rules.count("uidrange 1-4294967294 prohibit") == len(METADATA), rules
     connect = (
         "python3 -c 'import socket; socket.create_connection((\"169.254.169.254\", 80), 2)' 2>&1 | tail -n 1"
     )
