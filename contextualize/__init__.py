@@ -1,7 +1,7 @@
 """The guest's side of kiosk: makes a booted machine the one that its context specifies, or stops it.
 
-`python3 -m contextualize` runs once at boot, as root (systemd/kiosk-contextualize.service). It goes through the
-stages in order: context, identity, network, verify, layers, apply, scratch, access, hooks, attest, join. Whatever goes
+It runs once at boot, as root (systemd/kiosk-contextualize.service), and goes through the stages in order: context,
+identity, network, verify, layers, apply, scratch, farm, access, hooks, attest, join. Whatever goes
 wrong in any stage ends the machine: it never becomes ready, and says why on the console and to its hypervisor. Once
 it is ready it watches itself, drains, leaves its farm and powers off (`__main__` has the words for that).
 

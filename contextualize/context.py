@@ -151,7 +151,7 @@ def parse(data: bytes, instance: Optional[Instance] = None) -> Context:
         image=name,
         version=image.text("version", VERSION),
         layers=tuple(_layer_use(item, i) for i, item in enumerate(f.items("layers", 16))),
-        repository=_repository(f.fields("repository")) if f.has("repository") else None,
+        repository=repository(f.fields("repository")) if f.has("repository") else None,
         scratch=_scratch(f.fields("scratch")) if f.has("scratch") else None,
         network=_network(f.fields("network")) if f.has("network") else None,
         time_servers=f.texts("time_servers", HOSTNAME, 8),
@@ -215,7 +215,8 @@ def _scratch(f: Fields) -> Scratch:
     return found
 
 
-def _repository(f: Fields) -> Repository:
+def repository(f: Fields) -> Repository:
+    """Reads where signed metadata is fetched from."""
     found = Repository(f.text("url", URL), f.text("proxy", URL) if f.has("proxy") else None)
     f.end()
     return found

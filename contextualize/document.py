@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Dict, List, NoReturn, Tuple
 
 from contextualize.errors import Refused
@@ -28,6 +29,11 @@ SWITCHES = ("hooks", "user-data", "root-login", "farm")
 """What a site layer can allow a context to do to the machine (see contextualize.switches)."""
 EXPERIMENT_IDS = (50000, 59999)
 """The numbers of experiments' users and groups, where an image's policy has no others."""
+
+
+def stamp(time: datetime) -> str:
+    """A time in UTC as documents have it: ISO 8601, whole seconds."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parts(version: str) -> Tuple[int, ...]:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from contextualize.context import Repository
-from contextualize.document import LIMIT
+from contextualize.document import LIMIT, stamp
 from contextualize.errors import Refused
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Trust:
     @property
     def expires(self) -> str:
         """When the first of the metadata that was looked at expires, as ISO 8601 in UTC."""
-        return str(self._expires.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        return stamp(self._expires)
 
     def target(self, path: str, role: str) -> Signed:
         """A target's bytes, signed by `role`, which `targets` must have delegated to."""

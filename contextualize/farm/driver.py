@@ -151,9 +151,11 @@ class Driver(ABC):
     def leave(self, seat: Seat, reason: str) -> None:
         """Stops the daemons and has the farm forget this node; Refused when the farm still knows it."""
 
-    def ask(self, seat: Seat, *argv: str, timeout: float = 20) -> Answer:
-        """Runs one of the farm's programs."""
-        return seat.machine.ask(argv, timeout, self.environment(seat))
+    def ask(
+        self, seat: Seat, *argv: str, timeout: float = 20, environment: Optional[Mapping[str, str]] = None
+    ) -> Answer:
+        """Runs one of the farm's programs, in the farm's environment where no other is given."""
+        return seat.machine.ask(argv, timeout, environment or self.environment(seat))
 
 
 def template(name: str) -> str:

@@ -46,5 +46,6 @@ def check(farm: Farm) -> Tuple[str, ...]:
 
 def complete(farm: Farm) -> None:
     """Refused where a machine could not join this farm, which has all that layers declare of it."""
-    settings.checked(farm, driver(farm.kind).settings)
-    check(farm)
+    known = driver(farm.kind)
+    settings.checked(farm, known.settings)
+    settings.checked_secrets(farm, known.secrets)

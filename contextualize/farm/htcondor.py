@@ -174,7 +174,7 @@ class HTCondor(Driver):
     def _ask(self, seat: Seat, name: str, *words: str) -> Answer:
         folder, _, file = name.partition("/")
         argv = [program(seat, f"{seat.settings['prefix']}/{folder}", file), *words]
-        answer = seat.machine.ask(argv, 30, self.environment(seat))
+        answer = self.ask(seat, *argv, timeout=30)
         if answer.status == 0 and UNREACHED.search(answer.err):
             return Answer(UNANSWERED, answer.out, answer.err)
         return answer

@@ -277,7 +277,7 @@ class Lsf(Driver):
     def _bin(self, seat: Seat, name: str, *words: str, admin: bool = False) -> Answer:
         own = ["runuser", "-u", seat.settings["admin"], "--"] if admin and seat.settings["admin"] else []
         argv = [*own, program(seat, seat.settings["bindir"], name), *words]
-        return seat.machine.ask(argv, 20, self.environment(seat))
+        return self.ask(seat, *argv)
 
 
 def _beside(bindir: str) -> str:

@@ -298,7 +298,7 @@ class Slurm(Driver):
         argv = [program(seat, f"{seat.settings['prefix']}/bin", name), *words]
         if not environment and not self._configured(seat):
             return Answer(1, "", "there is no slurm.conf yet")
-        return seat.machine.ask(argv, 20, environment or self.environment(seat))
+        return self.ask(seat, *argv, environment=environment)
 
 
 def tail(text: str, most: int = 200) -> str:

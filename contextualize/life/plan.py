@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Dict, Optional, Tuple
 
-from contextualize.context import MOUNT, URL, UUID, Repository
+from contextualize.context import MOUNT, UUID, Repository, repository
 from contextualize.document import NAME, VERSION, LayerName, read
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import USER_NAME
@@ -66,7 +66,6 @@ def load(machine: Machine) -> Plan:
     f = read(machine.read(PLAN), PLAN)
     f.schema(SCHEMA)
     image = f.fields("image")
-    repository = f.fields("repository") if f.has("repository") else None
     layers = [(LayerName.parse(item["name"]), str(item["version"])) for item in f.items("layers", 16)]
     return Plan(
         node_id=f.text("node", UUID),
@@ -76,11 +75,7 @@ def load(machine: Machine) -> Plan:
         source=f.text("source", r"[^\x00-\x1f]{1,300}"),
         drains=f.integer("drains", 0, YEARS),
         patience=f.integer("patience", 0, YEARS),
-        repository=None
-        if repository is None
-        else Repository(
-            repository.text("url", URL), repository.text("proxy", URL) if repository.has("proxy") else None
-        ),
+        repository=repository(f.fields("repository")) if f.has("repository") else None,
         scratch=f.text("scratch", MOUNT) if f.has("scratch") else None,
         users=f.pairs("users", LayerName.PATTERN, USER_NAME, 16),
     )

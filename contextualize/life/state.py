@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Dict, Optional, Tuple
 
 from contextualize import features
-from contextualize.document import read
+from contextualize.document import read, stamp
 from contextualize.life.plan import YEARS, Plan
 from contextualize.machine import PRIVATE, Machine
 
@@ -62,15 +62,15 @@ def publish(machine: Machine, plan: Plan, state: Optional[State] = None, jobs: O
     uptime, now = machine.uptime(), machine.now()
     stops = plan.stops if state is None else min(state.until, plan.stops)
 
-    def stamp(at: float) -> str:
-        return (now + timedelta(seconds=at - uptime)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def at(moment: float) -> str:
+        return stamp(now + timedelta(seconds=moment - uptime))
 
-    said: Dict[str, Any] = {"schema": SCHEMA, "state": "ready", "stops": stamp(stops), "stops_uptime": stops}
+    said: Dict[str, Any] = {"schema": SCHEMA, "state": "ready", "stops": at(stops), "stops_uptime": stops}
     if state is not None:
         said.update(
             state="stopping" if state.step == "stop" else "draining",
             reason=state.reason,
-            since=stamp(state.since),
+            since=at(state.since),
             asked=list(state.asked),
             jobs=jobs,
         )

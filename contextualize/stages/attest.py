@@ -9,10 +9,11 @@ and some minutes after the last moment of that drain it stops, whatever became o
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Dict, Mapping, Sequence
 
 from contextualize import features
+from contextualize.document import stamp
 from contextualize.life import plan as plans
 from contextualize.life import state
 from contextualize.life.plan import Plan
@@ -133,8 +134,3 @@ def _timer(machine: Machine, name: str, uptime: int) -> None:
     each call of systemctl takes a noticeable part of a boot."""
     left = max(1, round(uptime - machine.uptime()))
     machine.replace(f"{UNITS}/{name}", TIMER.format(seconds=left).encode())
-
-
-def stamp(time: datetime) -> str:
-    """A time as ISO 8601 in UTC, whole seconds."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -187,14 +187,12 @@ def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle:
         digest, _, name = path.name.partition(".")
         target = str((path.parent / name).relative_to(bundle / "targets"))
         if is_floor_path(target):
-            floors[target] = Floor.from_json(path.read_bytes(), where=target)
+            floors[target] = path.read_bytes()
         else:
             signed[parse_manifest_path(target)] = read_manifest(path.read_bytes(), where=digest)
     for ref in refs:
         floor = floors.get(floor_path(ref))
-        if floor is not None and floor.name != ref.base:
-            raise VerificationError(f"is the floor of {floor.name}, not of {ref.base}", where=floor_path(ref))
-        if floor is not None and (fault := floor.fault(ref)) is not None:
+        if floor is not None and (fault := Floor.of(ref, floor).fault(ref)) is not None:
             raise PolicyError(
                 fault, hint=f"`kiosk sync` fetches a newer version of {ref.base}, once there is one."
             )

@@ -6,12 +6,13 @@ Revoking is more than publishing something newer: hosts do not start what is bel
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from kiosk.errors import VerificationError
 from kiosk.model.base import Document
-from kiosk.model.names import Ref, Version, VersionText
+from kiosk.model.names import Ref, Version, VersionText, floor_path
 from kiosk.model.report import Base
 
 LARGEST = 1 << 16
@@ -36,6 +37,15 @@ class Floor(Document):
     below: VersionText
     reason: Reason
     date: datetime
+
+    @classmethod
+    def of(cls, ref: Ref, data: bytes) -> Self:
+        """The floor of an image or layer; VerificationError when it is none, or another's."""
+        path = floor_path(ref)
+        found = cls.from_json(data, where=path)
+        if found.name != ref.base:
+            raise VerificationError(f"is the floor of {found.name}, not of {ref.base}", where=path)
+        return found
 
     def fault(self, ref: Ref) -> str | None:
         """Why a version may not be used any more; None where it may, or where the reference has no version."""

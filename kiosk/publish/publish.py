@@ -19,12 +19,12 @@ from kiosk import clock, files
 from kiosk.config import Settings
 from kiosk.errors import BusyError, CorruptError, PolicyError, StorageError
 from kiosk.model.manifest import Artifact, ImageManifest, Manifest, Object, Torrent
-from kiosk.model.names import Ref, manifest_path, parse_manifest_path
+from kiosk.model.names import Ref, manifest_path
 from kiosk.progress import bar
 from kiosk.publish.built import check_digests, read_built
 from kiosk.publish.hash_tree import hash_tree
 from kiosk.publish.older import before, differences
-from kiosk.publish.signed import last_versions, published_indexes, read_published, signed_floor
+from kiosk.publish.signed import last_versions, published_indexes, read_published, signed_floor, versions
 from kiosk.store.api import DirectoryStore
 from kiosk.store.cut import publish_file
 from kiosk.store.index import Tree
@@ -191,8 +191,7 @@ def is_published(repository: Repository, manifest: Manifest) -> bool:
             where=str(repository.folder),
             hint="A published version never changes. Build it with a higher version.",
         )
-    others = [r for path in listed if (r := parse_manifest_path(path)) is not None and r.base == ref.base]
-    newest = max((r.version for r in others if r.version is not None), default=None)
+    newest = max(versions(repository, ref), default=None)
     assert ref.version is not None
     if newest is not None and newest > ref.version:
         raise PolicyError(

@@ -15,8 +15,8 @@ from kiosk.config import Settings
 from kiosk.errors import NotFoundError, PolicyError, UsageError
 from kiosk.model.base import explain
 from kiosk.model.floor import Floor
-from kiosk.model.names import Ref, Version, floor_path, parse_manifest_path
-from kiosk.publish.signed import signed_floor
+from kiosk.model.names import Ref, Version, floor_path
+from kiosk.publish.signed import signed_floor, versions
 from kiosk.trust.signing.keys import Ask, Keys
 from kiosk.trust.signing.repository import Repository, Signature
 
@@ -52,9 +52,9 @@ def revoke(
         raise UsageError(f"{ref} is one version", hint=f"Name the image or layer: {ref.base}")
     repository = Repository(settings.repository, Keys(settings.keys), ask, now, wait=wait)
     with repository.locked():
-        versions = _versions(repository, ref)
+        offered = versions(repository, ref)
         there = signed_floor(repository, ref)
-        if not versions and there is None:
+        if not offered and there is None:
             raise NotFoundError(f"{ref} has no version in the repository", where=str(settings.repository))
         try:
             floor = Floor(name=ref.base, below=str(below), reason=reason, date=now())
@@ -63,8 +63,8 @@ def revoke(
                 f"can't be signed: {explain(e)}",
                 hint="A reason is one line of up to 400 printable characters.",
             ) from e
-        revoked = tuple(str(v) for v in versions if v < below)
-        left = tuple(str(v) for v in versions if v >= below)
+        revoked = tuple(str(v) for v in offered if v < below)
+        left = tuple(str(v) for v in offered if v >= below)
         if there is not None and Version.parse(there.below) > below:
             raise PolicyError(
                 f"{ref} was revoked below {there.below} already ({there.reason}); a floor never goes down",
@@ -76,7 +76,7 @@ def revoke(
         if not left and not force:
             raise PolicyError(
                 f"a floor at {below} would leave no version of {ref.base}: "
-                + (f"the newest is {versions[-1]}" if versions else "none is published"),
+                + (f"the newest is {offered[-1]}" if offered else "none is published"),
                 where=str(settings.repository),
                 hint="A floor never goes down. Publish what is good first, or say --force.",
             )
@@ -85,8 +85,3 @@ def revoke(
             return Revoked(floor, revoked, left, ())
         done = repository.publish({ref.role: {floor_path(ref): floor.to_json()}})
     return Revoked(floor, revoked, left, tuple(done))
-
-
-def _versions(repository: Repository, ref: Ref) -> list[Version]:
-    found = map(parse_manifest_path, repository.role(ref.role).signed.targets)
-    return sorted(r.version for r in found if r is not None and r.base == ref.base and r.version is not None)

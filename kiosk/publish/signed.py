@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kiosk.config import Settings
-from kiosk.errors import CorruptError, NotFoundError, UsageError, VerificationError
+from kiosk.errors import CorruptError, NotFoundError, UsageError
 from kiosk.model.floor import Floor
 from kiosk.model.history import History
 from kiosk.model.manifest import Manifest, Object, read_manifest
-from kiosk.model.names import Ref, Version, floor_path, is_floor_path, is_history_path, parse_manifest_path
+from kiosk.model.names import (
+    Ref,
+    Version,
+    floor_path,
+    is_floor_path,
+    is_history_path,
+    manifest_path,
+    parse_manifest_path,
+    with_version,
+)
 from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.store import inventory
 from kiosk.trust.names import ROLLOUTS, served_target
@@ -60,10 +69,7 @@ def signed_floor(repository: Repository, ref: Ref) -> Floor | None:
     target = repository.role(ref.role).signed.targets.get(path)
     if target is None:
         return None
-    found = Floor.from_json(read_target(repository, path, target.hashes["sha256"]), where=path)
-    if found.name != ref.base:
-        raise VerificationError(f"is the floor of {found.name}, not of {ref.base}", where=path)
-    return found
+    return Floor.of(ref, read_target(repository, path, target.hashes["sha256"]))
 
 
 def histories(repository: Repository) -> list[tuple[Target, History]]:
@@ -132,13 +138,15 @@ def listed(settings: Settings) -> Listed:
 def last_versions(repository: Repository, ref: Ref, count: int) -> list[Manifest]:
     """The newest versions of a name that are published, newest first."""
     listed = repository.role(ref.role).signed.targets
-    found: list[tuple[Version, str]] = []
-    for path in listed:
-        other = parse_manifest_path(path)
-        if other is not None and other.base == ref.base and other.version is not None:
-            found.append((other.version, path))
-    newest = sorted(found, reverse=True)[:count]
-    return [read_published(repository, path, listed[path].hashes["sha256"]) for _, path in newest]
+    newest = versions(repository, ref)[::-1][:count]
+    paths = [manifest_path(with_version(ref, version)) for version in newest]
+    return [read_published(repository, path, listed[path].hashes["sha256"]) for path in paths]
+
+
+def versions(repository: Repository, ref: Ref) -> list[Version]:
+    """The versions of a name that are signed, oldest first; none where its role has signed nothing yet."""
+    found = map(parse_manifest_path, repository.role(ref.role).signed.targets)
+    return sorted(r.version for r in found if r is not None and r.base == ref.base and r.version is not None)
 
 
 def published_indexes(repository: Repository) -> Iterator[Object]:

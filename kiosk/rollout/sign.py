@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from kiosk.config import Settings
 from kiosk.errors import NotFoundError, UsageError
-from kiosk.model.names import Ref, Version, parse_manifest_path, with_version
+from kiosk.model.names import Ref, with_version
 from kiosk.model.rollout import Rollout, rollout_path
 from kiosk.publish import Together, signed
 from kiosk.rollout import orders, record
@@ -27,13 +27,6 @@ def change(rollout: Rollout | None, ref: Ref) -> Mapping[str, Mapping[str, bytes
     return {ROLLOUTS: {rollout_path(ref): None if rollout is None else rollout.to_json()}}
 
 
-def versions(repository: Repository, ref: Ref) -> list[Version]:
-    """The versions of a name that are signed, oldest first; none where its role has signed nothing yet."""
-    listed = repository.role(ref.role).signed.targets
-    found = [r for path in listed if (r := parse_manifest_path(path)) is not None and r.base == ref.base]
-    return sorted(r.version for r in found if r.version is not None)
-
-
 def start(
     settings: Settings,
     repository: Repository,
@@ -44,7 +37,7 @@ def start(
     dry_run: bool = False,
 ) -> tuple[Rollout, list[Signature]]:
     """Begins the roll-out of a published version. Call it inside `repository.locked()`."""
-    offered = versions(repository, ref)
+    offered = signed.versions(repository, ref)
     if ref.version is None:
         if not offered:
             raise NotFoundError(f"{ref} has no version in the repository", where=str(repository.folder))
@@ -71,7 +64,7 @@ def together(settings: Settings, plan: Callable[[Ref], Plan], *, dry_run: bool =
     def begin(repository: Repository, ref: Ref) -> Mapping[str, Mapping[str, bytes | None]]:
         repository.role(ROLLOUTS)
         made, there = plan(ref), signed.rollout(repository, ref)
-        begun = orders.begin(ref, versions(repository, ref), there, made)
+        begun = orders.begin(ref, signed.versions(repository, ref), there, made)
         if not dry_run:
             _remember(settings, repository, ref, begun, made)
         return change(begun, ref)
@@ -105,7 +98,7 @@ def end(
 ) -> tuple[Rollout, list[Signature]]:
     """Takes a name's roll-out away: hosts go by the newest version again. Call it inside `repository.locked()`."""
     there = orders.existing(signed.rollout(repository, ref), ref)
-    offered = versions(repository, ref)
+    offered = signed.versions(repository, ref)
     if offered:
         orders.refuse_end(there, offered[-1], force=force)
     if dry_run:

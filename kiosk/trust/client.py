@@ -152,10 +152,7 @@ class TrustedRepository(Verified):
         path = floor_path(ref)
         if path not in self.floors:
             return None
-        floor = Floor.from_json(self.floors[path], where=path)
-        if floor.name != ref.base:
-            raise VerificationError(f"is the floor of {floor.name}, not of {ref.base}", where=path)
-        return floor
+        return Floor.of(ref, self.floors[path])
 
     def refuse_revoked(self, ref: Ref) -> None:
         """PolicyError when a version was revoked."""

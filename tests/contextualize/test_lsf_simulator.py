@@ -43,28 +43,28 @@ def start_daemons(farm: LsfFarm) -> None:
         )
 
 
+def fill(farm: LsfFarm) -> None:
+    """A host that was added and has all of its slots taken; and a job that nobody starts."""
+    start_daemons(farm)
+    farm.master("lsaddhost", "lava1")
+    farm.wait(20)
+    for job in ((1, "alice", "a1", "lava1"), (3, "bob", "b[2]", "lava1")):
+        farm.add_job(*job)
+    farm.add_job(9, "alice", "hold", status="PSUSP")
+
+
 def test_a_host_that_was_just_added(farm: LsfFarm) -> None:
     start_daemons(farm)
     check(farm, "listed.txt")
 
 
 def test_a_host_with_all_slots_taken_that_is_closed_and_opened(farm: LsfFarm) -> None:
-    start_daemons(farm)
-    farm.master("lsaddhost", "lava1")
-    farm.wait(20)
-    for job in ((1, "alice", "a1", "lava1"), (3, "bob", "b[2]", "lava1")):
-        farm.add_job(*job)
-    farm.add_job(9, "alice", "hold", status="PSUSP")
+    fill(farm)
     check(farm, "full.txt")
 
 
 def test_a_host_that_crashed_and_is_removed(farm: LsfFarm) -> None:
-    start_daemons(farm)
-    farm.master("lsaddhost", "lava1")
-    farm.wait(20)
-    for job in ((1, "alice", "a1", "lava1"), (3, "bob", "b[2]", "lava1")):
-        farm.add_job(*job)
-    farm.add_job(9, "alice", "hold", status="PSUSP")
+    fill(farm)
     farm.crash()
     assert farm.hosts()["lava1"] == "closed_Full"
     farm.said("lsload")
