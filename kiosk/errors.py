@@ -13,6 +13,7 @@
     ├── BuildError             9   a build step failed
     ├── PolicyError           10   an image or layer breaks its policy and was refused
     ├── GuestError            11   a VM did not come up ready
+    ├── BatchError            12   a batch system that can't be reached or says what can't be understood
     └── Interrupted          130   Ctrl-C or SIGTERM
 
 An error says what happened, where, and what to do about it. A user's mistake never shows a traceback.
@@ -83,6 +84,10 @@ class PolicyError(KioskError):
 
 class GuestError(KioskError):
     exit_code = 11
+
+
+class BatchError(KioskError):
+    exit_code = 12
 
 
 class Interrupted(KioskError):

@@ -167,10 +167,9 @@ def dpkg(tree: Path, debs: Sequence[Path], *options: str) -> None:
 
 def _make_plain(tree: Path) -> None:
     """Takes kiosk's own parts out, and makes it a node that somebody manages."""
-    for path in (tree / "etc/systemd/system").rglob("kiosk-*"):
-        path.unlink()
-    for path in (tree / "usr/lib/systemd/system").glob("kiosk-*"):
-        path.unlink()
+    for folder in ("etc/systemd/system", "usr/lib/systemd/system"):
+        for path in sorted((tree / folder).rglob("kiosk-*"), reverse=True):  # what is in a folder before it
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     shutil.rmtree(tree / "usr/lib/kiosk")
     (tree / "etc/systemd/network/80-kiosk.network").rename(tree / "etc/systemd/network/80-dhcp.network")
     (tree / "etc/fstab").write_text(f"PARTLABEL={LABEL} / ext4 defaults 0 1\n")

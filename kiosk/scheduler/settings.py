@@ -1,0 +1,136 @@
+"""The scheduler's configuration: /etc/kiosk/scheduler.toml, read strictly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from kiosk.config import read_toml
+from kiosk.model.flavour import Flavour
+from kiosk.model.names import ImageRef, LayerRef
+from kiosk.scheduler.model import NodeType
+
+FILE = Path("/etc/kiosk/scheduler.toml")
+UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/@+-]{1,100}$")]
+TypeName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+
+
+def _seconds(value: object) -> object:
+    """A length of time as `90 s`, `5 min`, `24 h`, `7 d`, or a number of seconds."""
+    found = re.fullmatch(r"([0-9]{1,9}) ?(s|min|h|d)", value) if isinstance(value, str) else None
+    if isinstance(value, str) and not found:
+        raise ValueError("is not a length of time such as 90 s, 5 min, 24 h, 7 d")
+    return int(found[1]) * UNITS[found[2]] if found else value
+
+
+def _image(text: str) -> str:
+    if ImageRef.parse(text).version is not None:
+        raise ValueError("has a version: the newest that is offered is taken")
+    return text
+
+
+def _layer(text: str) -> str:
+    if LayerRef.parse(text).version is not None:
+        raise ValueError("has a version: the newest that is offered is taken")
+    return text
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
+ImageName = Annotated[str, AfterValidator(_image)]
+LayerName = Annotated[str, AfterValidator(_layer)]
+
+
+class Table(BaseModel):
+    """A table of the file: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Offers(Table):
+    """What jobs find on the nodes of a type."""
+
+    tags: frozenset[Word] = frozenset()
+    values: dict[Word, Word] = {}
+
+
+class TypeTable(Table):
+    """`[types.NAME]`: `slots` is the flavour's cores where it is not said, `memory` (MiB) nine tenths of its memory.
+    `max_unavailable` is a number of nodes or a share such as `10%`; `lifetime` that of its VMs."""
+
+    image: ImageName
+    layers: tuple[LayerName, ...] = ()
+    flavour: str
+    slots: Annotated[int, Field(ge=1, le=4096)] | None = None
+    memory: Annotated[int, Field(ge=1)] | None = None
+    minimum: Annotated[int, Field(ge=0, le=100_000)] = 0
+    maximum: Annotated[int, Field(ge=0, le=100_000)]
+    lifetime: Seconds = 86400.0
+    max_unavailable: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$")] = "10%"
+    offers: Offers = Offers()
+
+    def node_type(self, name: str, flavours: dict[str, str] | None = None) -> NodeType:
+        """As the scheduler's core has it; UsageError where the flavour is none."""
+        flavour = Flavour.parse(self.flavour, flavours)
+        share = self.max_unavailable.removesuffix("%")
+        at_once = int(share) if share == self.max_unavailable else self.maximum * int(share) // 100
+        return NodeType(
+            name, self.image, self.layers, flavour, self.slots or flavour.cores,
+            self.memory or flavour.memory * 1024 * 9 // 10, self.minimum, self.maximum, self.lifetime, max(1, at_once),
+            self.offers.tags, frozenset(self.offers.values.items()),
+        )  # fmt: skip
+
+
+class Rule(Table):
+    """`[[rules]]`: the first that fits a job says which types may serve it, in the order of preference. A rule fits
+    where all that it names does: `queue`, `user`, `group` (shell patterns), `text` (a regular expression, searched in
+    the resource string), `tags` and `values` that the job asks for. `answers` are tags, and keys of values, that need
+    not be among what the type offers, since the rule answers for them."""
+
+    queue: str | None = None
+    user: str | None = None
+    group: str | None = None
+    text: Annotated[str, StringConstraints(max_length=500)] | None = None
+    tags: frozenset[Word] = frozenset()
+    values: dict[Word, Word] = {}
+    types: Annotated[tuple[TypeName, ...], Field(min_length=1)]
+    answers: frozenset[Word] = frozenset()
+
+
+class BatchTable(Table):
+    """`[batch]`: which batch system, where its commands are (`commands`, a folder; else PATH), and for LSF the folder
+    of its event log (`events`), which then is followed instead of asking."""
+
+    system: Literal["lsf", "slurm"]
+    commands: Path | None = None
+    events: Path | None = None
+    timeout: Seconds = 60.0
+
+
+class CapacityTable(Table):
+    """`[capacity]`: what all types together may take."""
+
+    nodes: Annotated[int, Field(ge=1)] | None = None
+    cores: Annotated[int, Field(ge=1)] | None = None
+
+
+class SchedulerSettings(Table):
+    """The whole file. `tick` is how often the scheduler looks (at most 12 times an hour by default)."""
+
+    tick: Seconds = 300.0
+    batch: BatchTable | None = None
+    capacity: CapacityTable = CapacityTable()
+    types: Annotated[dict[TypeName, TypeTable], Field(min_length=1)]
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path = FILE) -> SchedulerSettings:
+        """Reads the file; UsageError names file and key."""
+        return read_toml(path, cls)
+
+    def node_types(self, flavours: dict[str, str] | None = None) -> dict[str, NodeType]:
+        """The types by name."""
+        return {name: table.node_type(name, flavours) for name, table in self.types.items()}
