@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from typing_extensions import override
+
 from kiosk import files
 from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.api import VmSpec
@@ -34,6 +36,7 @@ LIMIT = 300.0
 class WithoutKiosk(QemuCloud):
     """The driver, with kiosk's units masked by the kernel's command line."""
 
+    @override
     def _spawn(self, folder: Path, made: Record, disks: argv.Disks) -> None:
         assert disks.kernel is not None
         kernel = replace(disks.kernel, cmdline=f"{disks.kernel.cmdline} {MASKED}")

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from kiosk.cloud import context, context_disk
 from kiosk.cloud.api import VmSpec, VmState
 from kiosk.cloud.qemu import argv, process
@@ -78,7 +80,9 @@ class CraftedCloud(QemuCloud):
     more_disks: tuple[Path, ...] = ()
     initrd: Path | None = None
 
-    def _tell(self, folder: Path, made: Record, spec: VmSpec) -> None:
+    @override
+    def _make(self, folder: Path, made: Record, spec: VmSpec, manifest: ImageManifest) -> argv.Disks:
+        disks = super()._make(folder, made, spec, manifest)
         told = context.document(
             uuid=made.uuid,
             name=made.name,
@@ -89,9 +93,6 @@ class CraftedCloud(QemuCloud):
         )
         self.change(told)
         context_disk.make_disk(folder / argv.CONTEXT, told, spec.bundle, made.source)
-
-    def _make(self, folder: Path, made: Record, spec: VmSpec, manifest: ImageManifest) -> argv.Disks:
-        disks = super()._make(folder, made, spec, manifest)
         assert disks.kernel is not None
         kernel = replace(disks.kernel, initrd=self.initrd or disks.kernel.initrd)
         return replace(disks, layers=(*disks.layers, *self.more_disks), kernel=kernel)

@@ -80,7 +80,7 @@ class QemuCloud:
         chosen = accel.choose(self.accel, self.vms / "accel.json")
         with self._intent(spec, chosen, boot, reports=not manifest.imported) as (folder, made):
             try:
-                disks = make.disks(folder, made, spec, manifest, self.cache)
+                disks = self._make(folder, made, spec, manifest)
                 self._spawn(folder, made, disks)
             except BaseException:
                 self._end_process(made.uuid)
@@ -218,6 +218,9 @@ class QemuCloud:
         with contextlib.ExitStack() as stack:
             retrying(lambda: stack.enter_context(files.locked(self.vms / "lock", what="the list of VMs")))
             yield
+
+    def _make(self, folder: Path, made: Record, spec: VmSpec, manifest: ImageManifest) -> argv.Disks:
+        return make.disks(folder, made, spec, manifest, self.cache)
 
     def _spawn(self, folder: Path, made: Record, disks: argv.Disks) -> None:
         """Starts QEMU in the background, and waits until its monitor answers: then all its devices are made."""
