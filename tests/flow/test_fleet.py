@@ -81,7 +81,7 @@ class Serving:
             return str(answer.read().decode())
 
 
-def wait(until: Callable[[], object], words: Callable[[], str], seconds: float = 60) -> None:
+def wait(until: Callable[[], object], words: Callable[[], str], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end, words()
@@ -163,7 +163,7 @@ def test_a_server_killed_while_a_version_goes_out_costs_time_only(server: Servin
         assert all(h.current() in ("1", "2") for h in hosts)
         server.start()
         hosts[0].start()
-        wait(lambda: all_have(hosts, "2"), said, 90)
+        wait(lambda: all_have(hosts, "2"), said)
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_one_host_in_five_vanishes_in_the_middle_and_comes_back(server: Serving)
     """A host is killed while the swarm brings it a version and it gives to others: they go on, and so does it."""
     kiosk = server.kiosk
     kiosk.image(version="2")
-    with farm(kiosk, server, [f"hv{n}" for n in range(5)], bandwidth=400_000) as hosts:
+    with farm(kiosk, server, [f"hv{n}" for n in range(5)], bandwidth=250_000) as hosts:
         said = words(hosts, server)
         wait(lambda: any(in_the_middle(h) for h in hosts), said)
         gone = next(h for h in hosts if in_the_middle(h))
@@ -182,7 +182,7 @@ def test_one_host_in_five_vanishes_in_the_middle_and_comes_back(server: Serving)
                 os.kill(worker, signal.SIGKILL)
         rest = [h for h in hosts if h is not gone]
         assert not all_have(rest, "2"), "in the middle"
-        wait(lambda: all_have(rest, "2"), said, 120)
+        wait(lambda: all_have(rest, "2"), said)
         assert gone.current() == "None", "what is half here is not current"
         gone.start()
         wait(lambda: gone.current() == "2", said)
@@ -236,7 +236,7 @@ def test_a_liar_in_the_swarm_keeps_nobody_from_a_version(server: Serving, tmp_pa
         wait(is_named, server.log.read_text)  # once the server has heard of the version
         with farm(kiosk, server, bandwidth=400_000) as hosts:
             said = words(hosts, server)
-            wait(lambda: all_have(hosts, "2"), said, 150)
+            wait(lambda: all_have(hosts, "2"), said)
             disk = kiosk.settings.images / "worker" / "2" / "disk.raw"
             ref = parse_ref("worker@2")
             assert {sha256(h.cache.version_folder(ref) / "disk.raw") for h in hosts} == {sha256(disk)}
