@@ -6,8 +6,8 @@ import os
 import select
 import stat
 import subprocess
-import time
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
