@@ -13,10 +13,19 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
-from contextualize.document import FARM_KIND, NAME, SETTING, SETTING_VALUE, VERSION, Fields, LayerName, read
+from contextualize.document import (
+    FARM_KIND,
+    LAYER_NAME,
+    NAME,
+    SETTING,
+    SETTING_VALUE,
+    VERSION,
+    Fields,
+    LayerName,
+    read,
+)
 
 LIMIT = 256 * 1024
 UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -32,8 +41,7 @@ LONGEST_JOIN = 1800
 """The most seconds for joining a farm: the whole boot has 40 minutes (kiosk-contextualize.service)."""
 
 
-@dataclass(frozen=True)
-class LayerUse:
+class LayerUse(NamedTuple):
     """A layer that the context asks for, and the disk that should hold it."""
 
     name: LayerName
@@ -41,8 +49,7 @@ class LayerUse:
     device: str
 
 
-@dataclass(frozen=True)
-class Scratch:
+class Scratch(NamedTuple):
     """The scratch disk, by serial, where it is mounted, and how many MiB of it become swap."""
 
     device: str
@@ -50,8 +57,7 @@ class Scratch:
     swap: int = 0
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(NamedTuple):
     """Where signed metadata is fetched from when none came with the context, and later, to see whether the
     versions that run here are still good; `proxy` is the site's Squid."""
 
@@ -59,8 +65,7 @@ class Repository:
     proxy: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """A static address instead of DHCP's: `address` and `gateway` as CIDR and address, the interface by MAC
     address (None: the only one)."""
 
@@ -71,8 +76,7 @@ class Network:
     mac: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Life:
+class Life(NamedTuple):
     """How long the machine lives, in seconds from the start of its kernel. It begins to drain between `age` minus
     `jitter` and `age` (which moment follows from the node's id), and waits at most `drain` for running jobs."""
 
@@ -87,28 +91,28 @@ class Life:
         return self.age - round(self.jitter * part)
 
 
-@dataclass(frozen=True)
-class Farm:
+class Farm(NamedTuple):
     """The farm to join: `kind` names a driver (slurm, lsf, htcondor), `settings` are the driver's own, `secrets`
     are files by name (base64 in the document), and `timeout` the seconds within which the farm must list us."""
 
     kind: str
     name: str
     settings: Dict[str, str]
-    secrets: Dict[str, bytes] = field(repr=False)
+    secrets: Dict[str, bytes]
     timeout: int = 600
 
+    def __repr__(self) -> str:  # it holds secrets
+        return f"{type(self).__name__}({self.kind!r}, {self.name!r})"
 
-@dataclass(frozen=True)
-class Hooks:
+
+class Hooks(NamedTuple):
     """HEPiX hooks: shell scripts that run as root before and after the machine is set up."""
 
     prolog: Optional[str] = None
     epilog: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(NamedTuple):
     """What a source knows of its machine by itself, not yet checked: its id there, and its host name (None: it has
     none). It counts only for a document without `node`."""
 
@@ -117,8 +121,7 @@ class Instance:
     name: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What this machine is told at boot."""
 
     node_id: str
@@ -200,7 +203,7 @@ def _own(f: Fields, instance: Optional[Instance], image: str) -> Tuple[str, str]
 def _layer_use(item: object, index: int) -> LayerUse:
     f = Fields(item, f"context: layers[{index}]")
     use = LayerUse(
-        LayerName.parse(f.text("name", LayerName.PATTERN)),
+        LayerName.parse(f.text("name", LAYER_NAME)),
         f.text("version", VERSION),
         f.text("device", SERIAL),
     )

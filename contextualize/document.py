@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Dict, List, NoReturn, Tuple
+from typing import Any, Dict, List, NamedTuple, NoReturn, Tuple
 
 from contextualize.errors import Refused
 
@@ -191,20 +190,20 @@ def _depth(text: str) -> int:
     return deepest
 
 
-@dataclass(frozen=True)
-class LayerName:
+LAYER_NAME = rf"(?:site|experiment)/{NAME}/{NAME}"
+
+
+class LayerName(NamedTuple):
     """A layer's name. Prefix, role and target follow from it alone, whatever its manifest says."""
 
     kind: str
     owner: str
     name: str
 
-    PATTERN = rf"(?:site|experiment)/{NAME}/{NAME}"
-
     @classmethod
     def parse(cls, text: str) -> LayerName:
-        """Reads KIND/OWNER/NAME; the text must match PATTERN."""
-        if not re.fullmatch(cls.PATTERN, text):
+        """Reads KIND/OWNER/NAME; the text must match LAYER_NAME."""
+        if not re.fullmatch(LAYER_NAME, text):
             raise Refused(f"{text!r:.80} is not the name of a layer")
         return cls(*text.split("/"))
 
@@ -226,8 +225,7 @@ class LayerName:
         return f"layers/{self}/{version}.json"
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Which image this is, as written into it when it was built."""
 
     name: str
@@ -243,8 +241,7 @@ def identity(data: bytes) -> Identity:
     return found
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What layers may do to this image: open /etc paths (fnmatch patterns), kinds of declaration, what site
     layers may allow contexts, the first and the last number of experiments' users and groups, and the sites whose
     layers it takes (none named: all)."""

@@ -8,7 +8,6 @@ something else than what is signed is refused rather than overruled: one of the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
 from contextualize.context import Farm
@@ -55,5 +54,5 @@ def merged(farm: Farm, layers: Sequence[Declared]) -> Farm:
         for key, value in signed.settings.items():
             if farm.settings.get(key, value) != value:
                 raise Refused(f"farm {farm.name}: the context's {key} differs from what {layer} has signed")
-        farm = replace(farm, settings={**farm.settings, **signed.settings})
+        farm = farm._replace(settings={**farm.settings, **signed.settings})
     return farm

@@ -6,10 +6,9 @@ role's metadata can't keep the floor from it, because the metadata lists it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Optional, Protocol
 
-from contextualize.document import NAME, VERSION, LayerName, parts, read
+from contextualize.document import LAYER_NAME, NAME, VERSION, LayerName, parts, read
 from contextualize.errors import Refused
 from contextualize.stages.report import plain
 
@@ -27,8 +26,7 @@ class Repository(Protocol):
         """A target that the role has signed; None where nobody lists it, Refused where that can't be told."""
 
 
-@dataclass(frozen=True)
-class Floor:
+class Floor(NamedTuple):
     """Versions of `name` below `below` were revoked, and why."""
 
     name: str
@@ -42,7 +40,7 @@ def floor(data: bytes, where: str) -> Floor:
     f = read(data, where)
     f.schema(SCHEMA)
     found = Floor(
-        f.text("name", rf"{NAME}|{LayerName.PATTERN}"),
+        f.text("name", rf"{NAME}|{LAYER_NAME}"),
         f.text("below", VERSION),
         f.text("reason", LINE),
         f.text("date", LINE),

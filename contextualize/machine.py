@@ -15,10 +15,9 @@ import socket
 import stat
 import subprocess
 import time
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import BinaryIO, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from contextualize import guard, script
 from contextualize.errors import Refused
@@ -33,8 +32,7 @@ UNANSWERED = 124
 """The status of a program that had to be ended after its time."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """How a program ended and what it printed; `said` is its last line, wherever it went."""
 
     status: int

@@ -6,8 +6,8 @@ rest only what is needed here is looked at, so that a manifest may say more than
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from types import MappingProxyType
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from contextualize.document import (
     DIGEST,
@@ -37,16 +37,14 @@ PROXIES = r"(?:DIRECT|https?://[A-Za-z0-9._\[\]:-]{1,260})(?:[|;](?:DIRECT|https
 BLOCK = 4096
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """A group of accounts."""
 
     name: str
     gid: int
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """An account without a password, with a group of its own name and number, and the layer's groups that it is
     in besides."""
 
@@ -58,8 +56,7 @@ class User:
     groups: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class EtcFile:
+class EtcFile(NamedTuple):
     """A file that is added below /etc; `source` is a path inside the layer."""
 
     path: str
@@ -67,8 +64,7 @@ class EtcFile:
     mode: int
 
 
-@dataclass(frozen=True)
-class Cvmfs:
+class Cvmfs(NamedTuple):
     """What the CVMFS client is told: repositories to mount, the site's proxies, and the cache's size in MB."""
 
     repositories: Tuple[str, ...] = ()
@@ -76,16 +72,14 @@ class Cvmfs:
     quota_mb: Optional[int] = None
 
 
-@dataclass(frozen=True)
-class FarmSettings:
+class FarmSettings(NamedTuple):
     """A farm that machines of the site may join: the driver, and settings that no context can change."""
 
     kind: str
     settings: Dict[str, str]
 
 
-@dataclass(frozen=True)
-class Declares:
+class Declares(NamedTuple):
     """All that a layer may do besides filling its prefix. `services` and `health` are paths inside the layer."""
 
     environment: Dict[str, str]
@@ -96,15 +90,14 @@ class Declares:
     cvmfs: Optional[Cvmfs] = None
     allows: Tuple[str, ...] = ()
     health: Tuple[str, ...] = ()
-    farms: Dict[str, FarmSettings] = field(default_factory=dict)
+    farms: Mapping[str, FarmSettings] = MappingProxyType({})
 
 
 Declared = Tuple[LayerName, Declares]
 """A layer, and what it declares."""
 
 
-@dataclass(frozen=True)
-class Verity:
+class Verity(NamedTuple):
     """The layer's dm-verity tree: SHA-256 over blocks of 4096 bytes, without a superblock. The tree stands in the
     same file from block `hash_start` on, behind `data_blocks` blocks of data."""
 
@@ -114,8 +107,7 @@ class Verity:
     hash_start: int
 
 
-@dataclass(frozen=True)
-class ImageManifest:
+class ImageManifest(NamedTuple):
     """What the guest checks itself against."""
 
     name: str
@@ -123,8 +115,7 @@ class ImageManifest:
     root_hash: str
 
 
-@dataclass(frozen=True)
-class LayerManifest:
+class LayerManifest(NamedTuple):
     """A version of a layer."""
 
     name: LayerName

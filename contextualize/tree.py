@@ -12,8 +12,7 @@ from __future__ import annotations
 import posixpath
 import stat
 import struct
-from dataclasses import dataclass
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Iterator, NamedTuple, Optional
 
 MOST_ENTRIES = 500_000
 MOST_BYTES = 1 << 40
@@ -22,8 +21,7 @@ LINK_ROOTS = ("/usr", "/opt", "/etc")
 and /dev hold what somebody wrote since, so a link there would let that somebody fill the layer."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file of a layer; `path` is relative to the prefix, `mode` as stat(2) gives it, `target` a link's."""
 
     path: str

@@ -10,10 +10,9 @@ import errno
 import os
 import stat
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from contextualize.context import Repository
 from contextualize.document import LIMIT, stamp
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 BASE = "bundle:///"
 
 
-@dataclass(frozen=True)
-class Signed:
+class Signed(NamedTuple):
     """A verified target: its path, its bytes, the role that vouches for it and the ids of the keys that signed."""
 
     path: str

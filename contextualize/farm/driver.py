@@ -10,9 +10,8 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Dict, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, ClassVar, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from contextualize.errors import Refused
 from contextualize.farm.settings import Secret, Setting
@@ -25,8 +24,7 @@ MARK = "kiosk: "
 """Begins every reason that a farm is told, so that people and later nodes see whose it is."""
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """This machine, as the farm shall know it: its name, and the image that it runs."""
 
     name: str
@@ -34,8 +32,7 @@ class Node:
     version: str
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """A file that a daemon reads. A secret that is read once names the service after whose start it is wiped;
     every file is taken away when the machine leaves."""
 
@@ -46,8 +43,7 @@ class File:
     once: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What one look at the farm showed. `open`: it sends jobs here. `waiting`: not yet. `refused`: it won't,
     unless something is changed. `listed`: it knows this node, which must then be taken off again."""
 
@@ -56,8 +52,7 @@ class Look:
     listed: bool = False
 
 
-@dataclass(frozen=True)
-class Seat:
+class Seat(NamedTuple):
     """Where a driver works: the machine, the farm's name, the node, and the settings, which are checked. `ends`: the
     machine is shut down, and systemd stops the daemons' units only once we are done."""
 

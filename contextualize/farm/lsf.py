@@ -9,9 +9,8 @@ never opens a host, and doesn't add one: where a master wants `lsaddhost`, its a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from string import Template
-from typing import ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import ClassVar, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from contextualize.errors import Refused
 from contextualize.farm import services
@@ -49,8 +48,7 @@ NOT_HERE = ("PEND", "PSUSP", "WAIT", "DONE", "EXIT")
 """Jobs that are not on a host, or not any more."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A host's line in a table, by the table's header."""
 
     cells: Mapping[str, str]

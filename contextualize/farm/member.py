@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict
 from typing import Dict, List, Mapping, Optional
 
 from contextualize.context import Farm
@@ -144,7 +143,7 @@ class Member:
             "schema": SCHEMA,
             "kind": self._driver.kind,
             "farm": seat.farm,
-            "node": asdict(seat.node),
+            "node": seat.node._asdict(),
             "settings": dict(seat.settings),
         }
         seat.machine.replace(MEMORY, json.dumps(known).encode(), 0o600)

@@ -6,9 +6,8 @@ which everything else of the machine may be waiting for. Words of a command mean
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from string import Template
-from typing import Mapping, Tuple
+from typing import Mapping, NamedTuple, Tuple
 
 from contextualize.errors import Refused
 from contextualize.farm.driver import Seat, template
@@ -20,8 +19,7 @@ ENDS = 10.0
 """Seconds that a daemon has to end while the machine is shut down."""
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(NamedTuple):
     """A daemon: `kind` is systemd's Type, `lines` more lines of its [Service] section, and `answers` a program
     that succeeds as soon as the daemon does its work (empty: not asked). `process` is what a daemon that goes to
     the background is called there: systemd does not know whether it lives (empty: systemd knows)."""

@@ -7,8 +7,7 @@ it is. Nothing is passed over: an unknown setting or secret is refused as a wron
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Dict, Iterator, Mapping, Optional, Tuple
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 from contextualize.context import Farm
 from contextualize.errors import Refused
@@ -31,8 +30,7 @@ def several(pattern: str, most: int) -> str:
     return rf"{pattern}(?:,{pattern}){{0,{most - 1}}}"
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A setting's pattern, its default (None: the context must have it), and what it is for."""
 
     pattern: str
@@ -48,8 +46,7 @@ RESOURCES = {
 """What of the machine jobs get, where a driver says it."""
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(NamedTuple):
     """A secret's size in bytes, and whether a node can join without it."""
 
     least: int

@@ -8,9 +8,8 @@ controller says of it, never that a daemon started.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Dict, FrozenSet, Mapping, Optional, Sequence, Set, Tuple
+from typing import ClassVar, Dict, FrozenSet, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from contextualize.errors import Refused
 from contextualize.farm import services
@@ -42,8 +41,7 @@ ENDING = 40.0
 """Seconds that jobs which are completing, and the controller's deletion, may take at the end."""
 
 
-@dataclass(frozen=True)
-class Listed:
+class Listed(NamedTuple):
     """What the controller knows of the node."""
 
     states: FrozenSet[str]

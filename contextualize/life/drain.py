@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from dataclasses import replace
 from typing import Callable, Iterator, Optional, Protocol, Tuple
 
 from contextualize.errors import Refused
@@ -132,18 +131,18 @@ class Drain:
             member, told = self._member()
             if member is None and told:
                 self._jobs = 0
-                return self._keep(plan, replace(now, step="leave"))
+                return self._keep(plan, now._replace(step="leave"))
             if member is not None and now.step == "close" and self._close(member, now.reason):
-                now = self._keep(plan, replace(now, step="wait"))
+                now = self._keep(plan, now._replace(step="wait"))
             jobs = None if member is None else self._busy(member)
             if jobs == 0 and now.step == "wait":
                 self._jobs = 0
-                return self._keep(plan, replace(now, step="leave"))
+                return self._keep(plan, now._replace(step="leave"))
             left = now.until - self._machine.uptime()
             if left <= 0:
                 self._jobs = jobs
                 print(f"the limit has come: {_lost(jobs)}", flush=True)
-                return self._keep(plan, replace(now, step="leave", note=_lost(jobs)))
+                return self._keep(plan, now._replace(step="leave", note=_lost(jobs)))
             if jobs != self._jobs or now != now.with_asked(tuple(requests.reasons(self._machine))):
                 self._jobs = jobs
                 now = self._keep(plan, now)
@@ -194,7 +193,7 @@ class Drain:
             if left:
                 self._machine.sleep(FIRST)
         self._reporter.stopping("; ".join(x for x in (now.reason, now.note) if x))
-        return self._keep(plan, replace(now, step="stop"))
+        return self._keep(plan, now._replace(step="stop"))
 
     def _stop(self, now: State) -> None:
         print(f"powers off: {now.reason}", flush=True)

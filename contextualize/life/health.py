@@ -19,12 +19,11 @@ import select
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from contextualize import verity
-from contextualize.document import GUEST_PATH, LayerName, read
+from contextualize.document import GUEST_PATH, LAYER_NAME, LayerName, read
 from contextualize.errors import Refused
 from contextualize.farm import member
 from contextualize.life import plan as plans
@@ -48,8 +47,7 @@ OWN = 65100
 that Debian reserves and nobody gets, so that no job can end a check, nor one layer's check that of another."""
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """A layer's check: its absolute path, and the account that it runs as, by name or by number."""
 
     name: str
@@ -164,7 +162,7 @@ def programs(machine: Machine, plan: Plan) -> Iterator[Program]:
     here = [str(name) for name, _ in plan.layers]
     for item in read(b'{"checks":' + machine.read(PROGRAMS) + b"}", PROGRAMS).items("checks", MOST_CHECKS):
         f = read(json.dumps(item).encode(), PROGRAMS)
-        layer, path = LayerName.parse(f.text("layer", LayerName.PATTERN)), f.text("program", GUEST_PATH)
+        layer, path = LayerName.parse(f.text("layer", LAYER_NAME)), f.text("program", GUEST_PATH)
         if str(layer) not in here or not path.startswith(f"{layer.prefix}/") or ".." in path.split("/"):
             raise Refused(f"{PROGRAMS}: {path:.120} is not a program of a layer that runs here")
         user: Union[str, int] = "root"

@@ -6,11 +6,10 @@ It holds no secret, but is for root only: it says where a drain can be asked for
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from contextualize.context import MOUNT, UUID, Repository, repository
-from contextualize.document import NAME, VERSION, LayerName, read
+from contextualize.document import LAYER_NAME, NAME, VERSION, LayerName, read
 from contextualize.machine import PRIVATE, Machine
 from contextualize.manifest import USER_NAME
 
@@ -19,8 +18,7 @@ SCHEMA = "kiosk.plan/1"
 YEARS = 10 * 366 * 86400
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """`drains` is the uptime at which the machine begins to drain by its age, `patience` the most seconds that a
     drain waits for jobs; `users` are the accounts that experiments' health checks run as, by layer."""
 
@@ -77,5 +75,5 @@ def load(machine: Machine) -> Plan:
         patience=f.integer("patience", 0, YEARS),
         repository=repository(f.fields("repository")) if f.has("repository") else None,
         scratch=f.text("scratch", MOUNT) if f.has("scratch") else None,
-        users=f.pairs("users", LayerName.PATTERN, USER_NAME, 16),
+        users=f.pairs("users", LAYER_NAME, USER_NAME, 16),
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from contextualize import features
 from contextualize.document import read, stamp
@@ -17,8 +16,7 @@ SCHEMA = "kiosk.life/1"
 REASON = r"[^\x00-\x1f\x7f]{1,500}"
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """A drain that has begun. `since` and `until` are uptimes in whole seconds; `asked` are the reasons of those who
     asked later; `step` is the one that comes next, and `note` says what of the jobs at the limit."""
 
@@ -32,7 +30,7 @@ class State:
     def with_asked(self, reasons: Tuple[str, ...]) -> State:
         """The same, with later reasons remembered."""
         new = [r for r in dict.fromkeys(reasons) if r != self.reason and r not in self.asked]
-        return replace(self, asked=(*self.asked, *new)[:50])
+        return self._replace(asked=(*self.asked, *new)[:50])
 
 
 def load(machine: Machine) -> Optional[State]:
@@ -53,7 +51,7 @@ def load(machine: Machine) -> Optional[State]:
 
 def save(machine: Machine, state: State) -> None:
     """Keeps the state."""
-    machine.replace(STATE, json.dumps({"schema": SCHEMA, **asdict(state)}).encode(), 0o600)
+    machine.replace(STATE, json.dumps({"schema": SCHEMA, **state._asdict()}).encode(), 0o600)
 
 
 def publish(machine: Machine, plan: Plan, state: Optional[State] = None, jobs: Optional[int] = None) -> None:

@@ -15,24 +15,26 @@ the machine itself: a document for several machines leaves `node` out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Optional
+from types import MappingProxyType
+from typing import Mapping, NamedTuple, Optional
 
 from contextualize.context import Instance
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(NamedTuple):
     """What a source says: the document's bytes, the source's name, the folder of signed metadata that came with it,
     what it knows of the machine itself, and for OpenNebula the scripts beside the document, the variables that they
     know, and the digests of these files by name."""
 
-    document: bytes = field(repr=False)
+    document: bytes
     source: str
     bundle: Optional[Path] = None
     prolog: Optional[str] = None
     epilog: Optional[str] = None
-    variables: Dict[str, str] = field(default_factory=dict, repr=False)
-    beside: Dict[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = MappingProxyType({})
+    beside: Mapping[str, str] = MappingProxyType({})
     instance: Optional[Instance] = None
+
+    def __repr__(self) -> str:  # it holds secrets
+        return f"{type(self).__name__}({self.source!r})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from dataclasses import replace
 from typing import Dict, Optional
 
 from contextualize.context import LIMIT
@@ -32,7 +31,7 @@ def find(machine: Machine) -> Told:
         told = _ec2()
     else:
         told = _disk(machine, fixed) or _ec2()
-    return replace(told, document=unpacked(told.document))
+    return told._replace(document=unpacked(told.document))
 
 
 def _words(machine: Machine) -> Dict[str, str]:

@@ -7,9 +7,9 @@ read the signed metadata, and is gone before anything of a layer can run.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Optional
+from types import MappingProxyType
+from typing import Mapping, NamedTuple, Optional
 
 from contextualize import context
 from contextualize.context import Hooks
@@ -21,8 +21,7 @@ from contextualize.sources.find import find
 MOUNT = disks.MOUNT
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The context, the digest of its document, which source it came from, the folder of signed metadata that came
     with it (None: it is fetched), the variables that the source has for hooks, and the digests of the files beside
     the document from which hooks and their variables are."""
@@ -31,8 +30,11 @@ class Found:
     digest: str
     source: str
     bundle: Optional[Path] = None
-    variables: Dict[str, str] = field(default_factory=dict, repr=False)
-    beside: Dict[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = MappingProxyType({})
+    beside: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:  # it holds secrets
+        return f"{type(self).__name__}({self.source!r}, {self.digest!r})"
 
 
 def run(machine: Machine) -> Found:
@@ -64,8 +66,7 @@ def _with_scripts(read: context.Context, told: Told) -> context.Context:
     for name, own, beside in (("prolog", hooks.prolog, told.prolog), ("epilog", hooks.epilog, told.epilog)):
         if own is not None and beside is not None:
             raise Refused(f"the {name} is in the context document and beside it")
-    return replace(
-        read,
+    return read._replace(
         hooks=Hooks(
             told.prolog if hooks.prolog is None else hooks.prolog,
             told.epilog if hooks.epilog is None else hooks.epilog,

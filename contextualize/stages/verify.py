@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Tuple
+from typing import BinaryIO, Dict, List, NamedTuple, Optional, Tuple
 
 from contextualize import verity
 from contextualize.context import Context, LayerUse
@@ -36,8 +35,7 @@ WHOLE = 64 << 20
 """The largest layer that is read as a whole although the kernel checks what is read of it."""
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer whose manifest was verified, and its bytes: as a whole ("digest"), or by the kernel whenever they are
     read ("verity")."""
 
@@ -52,8 +50,7 @@ class Layer:
         return self.use.name, self.manifest.declares
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(NamedTuple):
     """The image's signature, root hash, and the layers: the site's first, then the others, both in the context's
     order; until when that holds."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from contextualize import context as c
-from contextualize.document import FARM_KIND, NAME, SETTING, VERSION, LayerName
+from contextualize.document import FARM_KIND, LAYER_NAME, NAME, SETTING, VERSION
 
 ID = "https://json-schema.org/draft/2020-12/schema"
 
@@ -73,7 +73,7 @@ def schema() -> dict[str, Any]:
 def _layer() -> dict[str, Any]:
     return _object(
         {
-            "name": _text(LayerName.PATTERN),
+            "name": _text(LAYER_NAME),
             "version": _text(VERSION),
             "device": _text(c.SERIAL, "The serial of the disk."),
         },

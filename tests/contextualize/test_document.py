@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from contextualize import context, document, manifest
 from contextualize.context import Context, Instance, Life
-from contextualize.document import LayerName
+from contextualize.document import LAYER_NAME, LayerName
 from contextualize.errors import Refused
 from kiosk.model import names
 
@@ -155,7 +155,7 @@ def test_names_are_the_same_on_both_sides() -> None:
     assert (document.NAME, document.VERSION) == (names.NAME, names.VERSION)
 
 
-@given(st.from_regex(re.compile(LayerName.PATTERN), fullmatch=True))
+@given(st.from_regex(re.compile(LAYER_NAME), fullmatch=True))
 def test_prefix_and_role_are_the_same_on_both_sides(text: str) -> None:
     ours, theirs = names.LayerRef.parse(f"{text}@7"), LayerName.parse(text)
     assert (ours.prefix, ours.role) == (theirs.prefix, theirs.role)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -108,7 +107,7 @@ def test_systemd_takes_the_units_as_they_are_written(tmp_path: Path) -> None:
         known = driver(kind)
         seat = Seat(machine, "f", NODE, checked(Farm(kind, "f", NEEDED[kind], {}), known.settings))
         for service in known.services(seat):
-            runnable = dataclasses.replace(service, argv=("/bin/true", *service.argv[1:]))
+            runnable = service._replace(argv=("/bin/true", *service.argv[1:]))
             units.append(tmp_path / service.unit)
             units[-1].write_text(runnable.text("f"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True)

@@ -7,6 +7,7 @@ import select
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,11 @@ def test_processes_are_counted_by_their_name(tmp_path: Path) -> None:
     assert Machine().processes(name) == 0
     with subprocess.Popen([program, "60"]) as one, subprocess.Popen([program, "60"]) as other:
         try:
+            for started in (one, other):  # the kernel names a process a moment after Popen has returned
+                until = time.monotonic() + 20
+                comm = Path(f"/proc/{started.pid}/comm")
+                while comm.read_text().strip() != name and time.monotonic() < until:
+                    time.sleep(0.01)
             assert Machine().processes(name) == 2
         finally:
             one.kill()
