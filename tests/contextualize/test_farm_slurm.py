@@ -332,17 +332,20 @@ def apart(machine: FarmMachine) -> Iterator[FarmMachine]:
     leads to its loopback, as the boot writes it."""
     name, host, guest = "kiosk-farm", "kf-host", "kf-guest"
     (machine.root / "hosts").write_text("127.0.0.1 localhost\n127.0.1.1 wn-1.example.org wn-1\n")
+    inside = f"nsenter --net=/run/netns/{name}"
+    for left in (["ip", "link", "del", host], ["ip", "netns", "del", name]):  # by a run that was killed
+        subprocess.run(left, stderr=subprocess.DEVNULL)
     for words in (
         f"ip netns add {name}",
         f"ip link add {host} type veth peer name {guest} netns {name}",
         f"ip addr add 10.99.7.1/24 dev {host}",
         f"ip link set {host} up",
-        f"ip -n {name} addr add 10.99.7.2/24 dev {guest}",
-        f"ip -n {name} link set {guest} up",
-        f"ip -n {name} link set lo up",
+        f"{inside} ip addr add 10.99.7.2/24 dev {guest}",
+        f"{inside} ip link set {guest} up",
+        f"{inside} ip link set lo up",
     ):
         subprocess.run(words.split(), check=True)
-    network = ["nsenter", f"--net=/run/netns/{name}"]
+    network = inside.split()
     found = FarmMachine(machine.root, lambda argv: [*network, *machine.inside(argv)])
     subprocess.run(machine.inside(["mount", "--bind", f"{machine.root}/hosts", "/etc/hosts"]), check=True)
     yield found
