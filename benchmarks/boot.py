@@ -1,4 +1,4 @@
-"""What kiosk adds to a boot: `python -m benchmarks.boot [--runs 5] [--layers 0,2] [--json FILE]`.
+"""What kiosk adds to a boot: `python -m benchmarks.boot [--runs 5] [--layers 0,2] [--flavour 2/2/2] [--json FILE]`.
 
 The published image of the tests' farm is booted by its kernel, in turn with kiosk's units masked and with them: the
 same disks, the same QEMU, the same host. Times are the guest's own, from the start of its kernel: until
@@ -24,7 +24,7 @@ from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.cloud.qemu.record import Record
 from kiosk.errors import GuestError
-from kiosk.model.flavour import FLAVOURS
+from kiosk.model.flavour import Flavour
 from tests.boot.farm import LAYERS, Farm, inside, made, settled
 
 MASKED = "systemd.mask=kiosk-contextualize.service systemd.mask=kiosk-ready.target"
@@ -53,14 +53,14 @@ class Boot:
     stages: dict[str, float]
 
 
-def boot(farm: Farm, vms: Path, *, kiosk: bool, layers: Sequence[str]) -> Boot:
+def boot(farm: Farm, vms: Path, *, kiosk: bool, layers: Sequence[str], flavour: Flavour) -> Boot:
     """Boots once, and looks when what had to be reached was reached."""
     make = QemuCloud if kiosk else WithoutKiosk
     cloud = make(vms, farm.cache, boot="direct-kernel")
     image, refs = farm.image(), tuple(farm.layer(name) for name in layers)
     with files.scratch(vms, prefix="bundle-") as bundle:
         make_bundle(farm.cache, farm.settings.host / "metadata", (image, *refs), bundle)
-        spec = VmSpec("boot", image, refs, FLAVOURS["tiny"], bundle)
+        spec = VmSpec("boot", image, refs, flavour, bundle)
         state = cloud.start(spec)
     try:
         stages: dict[str, float] = {}
@@ -111,14 +111,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--runs", type=int, default=5)
     arguments.add_argument("--layers", default="0,2")
+    arguments.add_argument("--flavour", default="tiny")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
+    flavour = Flavour.parse(given.flavour)
     boots: list[Boot] = []
     with made() as farm, files.scratch(farm.home / "tests", prefix="boot-") as vms:
         for _ in range(given.runs):
-            boots.append(boot(farm, vms, kiosk=False, layers=()))
+            boots.append(boot(farm, vms, kiosk=False, layers=(), flavour=flavour))
             for count in map(int, given.layers.split(",")):
-                boots.append(boot(farm, vms, kiosk=True, layers=list(LAYERS)[:count]))
+                boots.append(boot(farm, vms, kiosk=True, layers=list(LAYERS)[:count], flavour=flavour))
     print("\n".join(table(boots)))
     if given.json:
         given.json.write_text(json.dumps([vars(b) for b in boots], indent=1) + "\n")
