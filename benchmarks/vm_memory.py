@@ -97,7 +97,7 @@ def measured(farm: Farm, vms: Path, flavour: Flavour) -> list[Look]:
         pid = max(process.running()[started.uuid])
         looks = [look(pid, flavour, "ready")]
         for when, script in (
-            ("memory touched", TOUCH.format(size=flavour.memory * 1024 * 85 // 100)),
+            ("memory touched", TOUCH.format(size=flavour.memory * 1024 * 6 // 10)),
             ("disks used", DISKS),
         ):
             inside(cloud, started.id, "/bin/sh", "-c", script, timeout=600)

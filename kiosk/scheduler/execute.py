@@ -191,6 +191,8 @@ class Executor:
         error = end if isinstance(end, KioskError) else None
         note = f"{type(error).__name__}: {error.what}" if error is not None else "done"
         node = self._after_launch(effect, end, intent) if isinstance(effect, Launch) else None
+        if isinstance(effect, Stop) and error is None:
+            node = self._after_stop(effect)
         if intent is not None:
             self.ledger.done(intent, note, self.now(), node=node)
         if error is None:
@@ -220,6 +222,18 @@ class Executor:
             self.ledger.put([replace(node, phase="gone", reason=end.what[:300])], self.now())
             return None
         return replace(node, phase="failed", since=self.now(), reason=end.what[:300])
+
+    def _after_stop(self, effect: Stop) -> Node | None:
+        """A VM that was ended counts as missing from now on; the list confirms it."""
+        node = self.ledger.nodes().get(effect.node)
+        if (
+            node is None
+            or node.vm != effect.vm
+            or node.missing is not None
+            or node.phase not in ("leaving", "failed")
+        ):
+            return None
+        return replace(node, missing=self.now())
 
 
 class NotWanted(KioskError):

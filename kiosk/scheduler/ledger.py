@@ -56,6 +56,10 @@ STEPS: tuple[str, ...] = (
 COLUMNS = ("id", "type", "image", "phase", "wanted", "since", "until", "place", "vm", "host", "reason", "attempts",
            "missing", "silent")  # fmt: skip
 PUT = f"INSERT OR REPLACE INTO nodes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+PRUNE = (
+    "DELETE FROM phases WHERE at < :old OR rowid <= (SELECT max(rowid) FROM phases) - :most",
+    "DELETE FROM intents WHERE at < :old OR id <= (SELECT max(id) FROM intents) - :most",
+)
 NODE_TIMES = ("wanted", "since", "until", "missing", "silent")
 TIMES = ("opened", "probe", "since")
 Value = TypeVar("Value", Node, Circuit)
@@ -228,11 +232,8 @@ class Ledger:
         """Drops history that is older than 30 days, and the oldest where there is too much of it."""
         old = (now - KEPT).timestamp()
         with self._begin() as line:
-            for table in ("phases", "intents"):
-                line.execute(f"DELETE FROM {table} WHERE at < ?", (old,))  # noqa: S608
-                line.execute(
-                    f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - {MOST_ROWS}"
-                )  # noqa: S608
+            for statement in PRUNE:
+                line.execute(statement, {"old": old, "most": MOST_ROWS})
 
     # -- circuits, the clock --------------------------------------------------------------------------
 

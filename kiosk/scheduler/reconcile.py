@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -105,6 +105,8 @@ class Work:
     circuits: dict[str, Circuit]
     phases: Mapping[str, str]
     """Of the VMs, by name."""
+    absent: set[str] = field(default_factory=set)
+    """Nodes whose VM is surely gone."""
     changed: dict[str, Node] = field(default_factory=dict)
     learnt: dict[str, Circuit] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
@@ -124,12 +126,12 @@ def reconcile(site: Site, rules: Rules) -> Plan:
     hosts = _by_node(site.nodes, site.hosts or ())
     strangers = _live(site, rules, work, hosts)
     extra = _orphans(site, rules, work, strangers, hosts)
-    by_type = _by_type(work.nodes.values())
+    by_type = _by_type(work.nodes.values(), work.absent)
     newest = _promote(site, rules, work, by_type, hosts)
     targets = {t.type: t.nodes for t in site.targets} if site.targets is not None else None
     _replace(site, work, by_type, hosts, targets, newest)
     if targets is not None and site.vms is not None and site.hosts is not None:
-        by_type = _by_type(work.nodes.values())
+        by_type = _by_type(work.nodes.values(), work.absent)
         short = _too_many(site, rules, work, by_type, hosts, targets)
         _launch(site, rules, work, by_type, extra, short)
     else:
@@ -185,10 +187,12 @@ def _by_node(nodes: Mapping[str, Node], hosts: Iterable[Host]) -> dict[str, Host
     return found
 
 
-def _by_type(nodes: Iterable[Node]) -> dict[str, list[Node]]:
+def _by_type(nodes: Iterable[Node], absent: Container[str]) -> dict[str, list[Node]]:
+    """Nodes by type, as far as they have a VM or may have one: none whose VM was ended, or lost, and is not listed for
+    long enough. (Of these only the batch system still has to be told.)"""
     found: dict[str, list[Node]] = defaultdict(list)
     for node in nodes:
-        if node.phase != "gone":
+        if node.phase != "gone" and not (node.phase in ("leaving", "failed") and node.id in absent):
             found[node.type].append(node)
     return found
 
@@ -206,6 +210,12 @@ def _live(site: Site, rules: Rules, work: Work, hosts: Mapping[str, Host]) -> li
     none: tuple[VmState, ...] = ()
     for node in site.nodes.values():
         vms = None if site.vms is None else seen.get(node.id, none)
+        if (
+            vms is none
+            and node.missing is not None
+            and (site.now - node.missing).total_seconds() >= limits.vanish
+        ):
+            work.absent.add(node.id)
         change = step(node, Seen(vms, site.hosts is not None, hosts.get(node.id)), site.now, limits)
         if change is not None:
             work.change(change.node, *change.effects)
@@ -314,7 +324,7 @@ def _orphans(
 def _promote(
     site: Site, rules: Rules, work: Work, by_type: Mapping[str, Sequence[Node]], hosts: Mapping[str, Host]
 ) -> dict[str, str]:
-    """Promotes versions whose canaries did enough; returns the newest that is promoted by name (a layer's: the newest)."""
+    """Promotes versions whose canaries did enough; returns the newest promoted by name (of layers, the newest)."""
     busy = {
         n.image
         for nodes in by_type.values()
