@@ -25,8 +25,6 @@ from kiosk.model.flavour import FLAVOURS, GIB, Flavour
 from tests.boot.farm import LAYERS, Farm, inside, made, settled
 
 SIZES = (FLAVOURS["tiny"], FLAVOURS["c1"], FLAVOURS["c2"], FLAVOURS["c4"])
-CODE = 512 << 20
-MIB = 1 << 20
 HEAD = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \S+ *(.*)$")
 TOUCH = (
     "mount -t tmpfs -o size={size}m none /mnt && head -c {size}m /dev/zero | tr '\\0' x > /mnt/x;"
@@ -74,7 +72,7 @@ def look(pid: int, flavour: Flavour, when: str) -> Look:
                 size >= flavour.memory * GIB or size >= GIB
             ):  # above 2.75 GiB QEMU still has one mapping of all
                 guest += pss
-            elif "x" in mode and size >= CODE // 2:
+            elif mode.startswith("rwx"):
                 code += pss
             else:
                 own += pss

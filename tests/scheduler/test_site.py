@@ -3,8 +3,10 @@ and once all is well again the farm becomes what was wanted."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -44,10 +46,8 @@ class Farm(RuleBasedStateMachine):
     @rule(after=st.integers(0, 60))
     def the_scheduler_dies(self, after: int) -> None:
         self.world.crash_in = after
-        try:
+        with contextlib.suppress(Crash):
             self.scheduler.tick(self.targets)
-        except Crash:
-            pass
         self.world.crash_in = None
         self.world.wait(20)
 
@@ -71,8 +71,6 @@ class Farm(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([-86400.0, -600.0, 600.0, 86400.0, 864000.0]))
     def the_clock_is_set(self, seconds: float) -> None:
-        from datetime import timedelta
-
         self.world.time.wall += timedelta(seconds=seconds)
 
     @rule(bad=st.sampled_from(["", "", "boot", "fails"]))
@@ -88,7 +86,9 @@ class Farm(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 20))
     def a_vm_dies(self, which: int) -> None:
-        alive = [vm for vm in self.world.vms.values() if self.world.alive(vm) and vm.name.startswith("kiosk-")]
+        alive = [
+            vm for vm in self.world.vms.values() if self.world.alive(vm) and vm.name.startswith("kiosk-")
+        ]
         if alive:
             self.world.dies(alive[which % len(alive)])
 

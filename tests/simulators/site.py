@@ -113,13 +113,8 @@ class World:
         self.time.wall += timedelta(seconds=seconds)
         self.time.uptime += seconds
         for vm in list(self.vms.values()):
-            if (
-                self.alive(vm)
-                and not vm.second
-                and not vm.bad
-                and self._age(vm) > BOOTS + JOINS
-                and not vm.drains
-            ):
+            ours = vm.name.startswith("kiosk-") and not vm.second and not vm.bad and not vm.drains
+            if ours and self.alive(vm) and self._age(vm) > BOOTS + JOINS:
                 self.hosts.setdefault(vm.name, Machine(vm.name, vm.id))
             host = self.hosts.get(vm.name)
             if vm.drains and self.alive(vm) and (host is None or host.jobs == 0):
