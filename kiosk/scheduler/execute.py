@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from kiosk import clock
-from kiosk.batch.api import BatchSystem
+from kiosk.batch.api import BatchSystem, Host
 from kiosk.cloud.api import Cloud, VmSpec, VmState
 from kiosk.errors import (
     BatchError,
@@ -48,7 +48,7 @@ from kiosk.scheduler.effects import (
 from kiosk.scheduler.ledger import Ledger
 from kiosk.scheduler.life import Moment, jump
 from kiosk.scheduler.model import Node
-from kiosk.scheduler.reconcile import Plan, Rules, type_of
+from kiosk.scheduler.reconcile import Plan, Rules, names_of, type_of
 
 log = logger(__name__)
 Outcome = Literal["done", "would", "failed", "later"]
@@ -90,10 +90,12 @@ def known(what: str, look: Callable[[], Found]) -> Found | None:
         return None
 
 
-def given_up(ledger: Ledger, vms: Sequence[VmState] | None, rules: Rules) -> frozenset[str]:
-    """Names of listed VMs that are of this farm and whose nodes the ledger knows as gone (`Site.gone`)."""
-    names = (vm.name for vm in vms or () if vm.name not in ledger.nodes() and type_of(vm.name, rules.prefix))
-    return frozenset(ledger.ever(names))
+def given_up(
+    ledger: Ledger, vms: Sequence[VmState] | None, hosts: Sequence[Host] | None, rules: Rules
+) -> frozenset[str]:
+    """Names of this farm's that the cloud or the batch system lists and the ledger knows as gone (`Site.gone`)."""
+    names = {vm.name for vm in vms or ()}.union(*map(names_of, hosts or ()))
+    return frozenset(ledger.ever(n for n in names - ledger.nodes().keys() if type_of(n, rules.prefix)))
 
 
 @dataclass

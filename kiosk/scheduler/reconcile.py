@@ -34,7 +34,7 @@ from kiosk.scheduler.breaker import (
     succeeded,
     version_of,
 )
-from kiosk.scheduler.effects import Adopt, Close, Drain, Effect, Forget, Launch, Open, Stop
+from kiosk.scheduler.effects import Adopt, Close, Drain, Effect, Forget, Launch, Open, Remove, Stop
 from kiosk.scheduler.life import Change, Limits, Seen, step
 from kiosk.scheduler.model import Node, NodeType, Supply, Target
 from kiosk.scheduler.placement import Ground, Hypervisor, Overhead, Wish
@@ -69,8 +69,8 @@ class Rules:
 @dataclass(frozen=True)
 class Site:
     """What a tick knows. `vms`, `hosts` and `targets` are None where they are unknown; `hypervisors` is None where
-    the cloud's own scheduler places; `gone` are names of VMs listed now that the ledger's history knows as gone;
-    `born` is when the ledger was begun. The same `seed` gives the same names."""
+    the cloud's own scheduler places; `gone` are names of VMs and hosts listed now that the ledger's history knows as
+    gone; `born` is when the ledger was begun. The same `seed` gives the same names."""
 
     now: datetime
     types: Mapping[str, NodeType]
@@ -127,6 +127,7 @@ def reconcile(site: Site, rules: Rules) -> Plan:
     strangers = _live(site, rules, work, hosts)
     extra = _orphans(site, rules, work, strangers, hosts)
     by_type = _by_type(work.nodes.values(), work.absent)
+    _left_behind(site, work)
     newest = _promote(site, rules, work, by_type, hosts)
     targets = {t.type: t.nodes for t in site.targets} if site.targets is not None else None
     _replace(site, work, by_type, hosts, targets, newest)
@@ -266,6 +267,20 @@ def type_of(name: str, prefix: str) -> str | None:
     """The type that a VM's name says, None where the name is none of this farm's."""
     found = re.fullmatch(rf"{re.escape(prefix)}-([a-z][a-z0-9-]{{0,30}})-{SUFFIX}", name)
     return found[1] if found else None
+
+
+def names_of(host: Host) -> list[str]:
+    """The names of nodes that a host may be: its own, and what it says of itself where it was renamed."""
+    return [host.name.partition(".")[0].lower(), *(value for _, value in host.values)]
+
+
+def _left_behind(site: Site, work: Work) -> None:
+    """Removes hosts whose nodes are gone and that were missing when they went."""
+    for host in site.hosts or () if site.gone and site.vms is not None else ():
+        if host.status == "unavailable":
+            for name in names_of(host):
+                if name in site.gone and name not in work.phases:
+                    work.effects.append(Remove(name, host.name))
 
 
 def _orphans(

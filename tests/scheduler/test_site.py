@@ -4,12 +4,13 @@ and once all is well again the farm becomes what was wanted."""
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -18,6 +19,8 @@ from tests.simulators.site import IMAGE, TYPES, Crash, Machine, Scheduler, World
 
 CLOUD = ["", "unreachable", "flaky", "nothing", "twice", "slow", "stale", "refuses"]
 BATCH = ["", "unreachable", "flaky", "half", "renamed"]
+EXAMPLES = int(os.environ.get("KIOSK_TEST_EXAMPLES", "60"))
+SHRINK = True
 FAST = Path("/dev/shm")
 
 
@@ -157,5 +160,10 @@ class Farm(RuleBasedStateMachine):
 
 TestFarm = Farm.TestCase
 TestFarm.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize="KIOSK_TEST_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if SHRINK else [])],
 )

@@ -357,10 +357,11 @@ class Scheduler:
             vms, look = known("the cloud", world.list_vms), known("the batch system", world.look)
             wanted = None if targets is None or look is None else [Target(t, n) for t, n in targets.items()]
             images = Images({IMAGE: list(reversed(world.versions))}, {IMAGE: world.floor})
+            hosts = None if look is None else look.hosts
+            gone = given_up(ledger, vms, hosts, self.rules)
             site = Site(
-                time.now(), self.types, ledger.nodes(), vms, None if look is None else look.hosts, wanted, images,
-                ledger.circuits(), self.hypervisors, given_up(ledger, vms, self.rules), ledger.born(time.now()),
-                self.ticks,
+                time.now(), self.types, ledger.nodes(), vms, hosts, wanted, images, ledger.circuits(),
+                self.hypervisors, gone, ledger.born(time.now()), self.ticks,
             )  # fmt: skip
             self.plan = reconcile(site, self.rules)
             return Executor(world, world, ledger, self._spec, self.rules, time.now).run(self.plan)
