@@ -48,7 +48,8 @@ from kiosk.scheduler.effects import (
 from kiosk.scheduler.ledger import Ledger
 from kiosk.scheduler.life import Moment, jump
 from kiosk.scheduler.model import Node
-from kiosk.scheduler.reconcile import Plan, Rules, names_of, type_of
+from kiosk.scheduler.orphans import names_of, type_of
+from kiosk.scheduler.plan import Plan, Rules
 
 log = logger(__name__)
 Outcome = Literal["done", "would", "failed", "later"]

@@ -30,7 +30,8 @@ from kiosk.scheduler.ledger import Ledger
 from kiosk.scheduler.life import Moment
 from kiosk.scheduler.model import Node, NodeType, Target
 from kiosk.scheduler.placement import Hypervisor
-from kiosk.scheduler.reconcile import Plan, Rules, Site, reconcile
+from kiosk.scheduler.plan import Plan, Rules, Site
+from kiosk.scheduler.reconcile import reconcile
 
 LATE = 200.0
 """For so long at most a cloud's list lags behind."""
