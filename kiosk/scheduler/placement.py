@@ -19,12 +19,14 @@ from kiosk.model.flavour import Flavour
 @dataclass(frozen=True)
 class Overhead:
     """What a VM takes of its hypervisor beyond its memory, in MiB: for each VM, for each GiB of its memory, for each
-    core; and what a hypervisor keeps for itself, a share of its memory but at least `reserve`. `fetch` is how many
-    nodes of a type more a hypervisor may have because it has the image and others do not."""
+    core, and for code that QEMU translates where it has no KVM (512); and what a hypervisor keeps for itself, a share
+    of its memory but at least `reserve`. `cores_each` are cores of VMs for each of the hypervisor's. `fetch` is how
+    many nodes of a type more a hypervisor may have because it has the image and others do not."""
 
-    vm: float = 128.0
-    gib: float = 8.0
-    core: float = 16.0
+    vm: float = 160.0
+    gib: float = 4.0
+    core: float = 4.0
+    code: float = 0.0
     reserve: float = 1024.0
     reserve_share: float = 0.05
     cores_each: float = 1.0
@@ -32,7 +34,7 @@ class Overhead:
 
     def of(self, flavour: Flavour) -> int:
         """Of one VM, in MiB, beyond its memory."""
-        return round(self.vm + self.gib * flavour.memory + self.core * flavour.cores)
+        return round(self.vm + self.gib * flavour.memory + self.core * flavour.cores + self.code)
 
     def kept(self, memory: int) -> int:
         """What a hypervisor with so many MiB keeps for itself."""

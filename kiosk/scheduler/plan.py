@@ -28,7 +28,7 @@ TOO_MANY = "more nodes than wanted"
 class Rules:
     """What does not change between ticks. `prefix` begins the names of this farm's VMs, and of no other's; at most so
     many `launches`, `stops` and `removals` a tick, `nodes` and `cores` in all. An unknown VM with our prefix is ended
-    after `orphan` seconds; where more than `blackout` of at least five nodes are missing at once, it is not
+    after `orphan` seconds; where more than `blackout` of the nodes, and at least three, are missing at once, it is not
     believed for long."""
 
     prefix: str = "kiosk"

@@ -40,7 +40,7 @@ from kiosk.scheduler.plan import (
     ordered,
     types_of_nodes,
 )
-from kiosk.scheduler.replace import Placed, leavers, revoked
+from kiosk.scheduler.replace import Placed, leavers, revoked, tried
 
 
 def reconcile(site: Site, rules: Rules) -> Plan:
@@ -53,7 +53,7 @@ def reconcile(site: Site, rules: Rules) -> Plan:
     left_behind(site, work)
     newest = _promote(site, rules, work, by_type, hosts)
     targets = {t.type: t.nodes for t in site.targets} if site.targets is not None else None
-    _replace(site, work, by_type, hosts, targets, newest)
+    _replace(site, rules, work, by_type, hosts, targets, newest)
     if targets is not None and site.vms is not None and site.hosts is not None:
         by_type = types_of_nodes(work.nodes.values(), work.absent)
         short = too_many(site, rules, work, by_type, hosts, targets)
@@ -126,10 +126,10 @@ def _believed(
         if site.hosts is not None
         else 0
     )
-    if lost >= 5 and lost > rules.blackout * len(there):
+    if lost >= 3 and lost > rules.blackout * len(there):
         work.notes.append(f"the cloud's list misses {lost} of {len(there)} nodes at once: not believed yet")
         limits = replace(limits, launch=limits.mass, vanish=limits.mass)
-    if mute >= 5 and mute > rules.blackout * len(joined):
+    if mute >= 3 and mute > rules.blackout * len(joined):
         work.notes.append(f"the batch system misses {mute} of {len(joined)} nodes at once: not believed yet")
         limits = replace(limits, join=limits.mass, silence=limits.mass)
     return limits
@@ -182,11 +182,12 @@ def _promote(
 
 
 def _replace(
-    site: Site, work: Work, by_type: Mapping[str, Sequence[Node]], hosts: Mapping[str, Host],
+    site: Site, rules: Rules, work: Work, by_type: Mapping[str, Sequence[Node]], hosts: Mapping[str, Host],
     targets: Mapping[str, int] | None, newest: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Drains nodes on revoked versions at once, on older ones and those past their age a few at a time."""
     layers = {vm.name: vm.layers for vm in site.vms or ()}
+    trials = _trials(site, rules, work, by_type)
     for type, nodes in by_type.items():
         kind = site.types.get(type)
         placed = [
@@ -196,9 +197,13 @@ def _replace(
         ]
         draining = sum(n.phase == "draining" for n in nodes)
         wanted = (targets or {}).get(type, len(placed))
-        most = kind.max_unavailable if kind is not None and site.hosts is not None else 0
-        for one in leavers(placed, draining, wanted, most, newest, site.images, site.now):
+        known = site.hosts is not None and site.vms is not None
+        most = kind.max_unavailable if kind is not None and known else 0
+        trial = trials.get(kind.image) if kind is not None else None
+        for one in leavers(placed, draining, wanted, most, newest, site.images, site.now, trial=trial):
             drain(one, work, site, hosts)
+            if trial is not None and kind is not None and one.reason == tried(trial[0]):
+                trial = trials[kind.image] = (trial[0], trial[1] - 1)
         for node in nodes:
             bad = (
                 revoked(node, layers.get(node.id, ()), site.images)
@@ -207,3 +212,24 @@ def _replace(
             )
             if bad:
                 cancel(node, f"{bad} is revoked", work, site)
+
+
+def _trials(
+    site: Site, rules: Rules, work: Work, by_type: Mapping[str, Sequence[Node]]
+) -> dict[str, tuple[str, int]]:
+    """The newest version of each image that is not promoted yet, and how many canaries of it still need room."""
+    found: dict[str, tuple[str, int]] = {}
+    for name, refs in site.images.offered.items():
+        ref = next((ref for ref in refs if site.images.revoked(ref) is False), None)
+        circuit = work.circuits.get(f"image:{ref}", NEW)
+        if ref is None or "/" in name or circuit.promoted or circuit.opened is not None:
+            continue
+        known = sum(
+            (n.image == ref and n.phase in ("wanted", "launching", "booting", "joined"))
+            or n.reason == tried(ref)
+            for nodes in by_type.values()
+            for n in nodes
+        )
+        if known < rules.breaker.canaries:
+            found[name] = (ref, rules.breaker.canaries - known)
+    return found

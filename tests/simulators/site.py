@@ -132,9 +132,10 @@ class World:
     def fill(self, count: int) -> None:
         """Jobs start, as many as open hosts have room for."""
         for host in self.hosts.values():
-            if count and not host.locks and host.jobs < 4 and self._up(host):
-                host.jobs += 1
-                count -= 1
+            if not host.locks and self._up(host):
+                more = min(count, 4 - host.jobs)
+                host.jobs += more
+                count -= more
 
     def finish(self) -> None:
         """All jobs end."""
