@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -17,12 +17,13 @@ from kiosk.scheduler.orphans import type_of
 from kiosk.scheduler.placement import Hypervisor
 from kiosk.scheduler.plan import Rules
 from kiosk.scheduler.reconcile import supplies
-from tests.simulators.site import IMAGE, TYPES, Machine, Scheduler, World
+from tests.simulators.site import IMAGE, TYPES, Machine, Scheduler, World, fast_folder
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Scheduler:
-    return Scheduler(World(), tmp_path / "ledger.sqlite")
+def farm() -> Iterator[Scheduler]:
+    with fast_folder() as folder:
+        yield Scheduler(World(), folder / "ledger.sqlite")
 
 
 def phases(farm: Scheduler) -> Counter[str]:

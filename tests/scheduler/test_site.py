@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kiosk.model.names import Version
-from tests.simulators.site import IMAGE, TYPES, Crash, Machine, Scheduler, World
+from tests.simulators.site import IMAGE, TYPES, Crash, Machine, Scheduler, World, fast_folder
 
 CLOUD = ["", "unreachable", "flaky", "nothing", "twice", "slow", "stale", "refuses"]
 BATCH = ["", "unreachable", "flaky", "half", "renamed"]
-EXAMPLES = int(os.environ.get("KIOSK_TEST_EXAMPLES", "60"))
-SHRINK = True
-FAST = Path("/dev/shm")
+MORE = os.environ.get("KIOSK_TEST_EXAMPLES")
+"""More of them, and others each time."""
+EXAMPLES = int(MORE or 60)
 
 
 class Farm(RuleBasedStateMachine):
@@ -29,12 +27,13 @@ class Farm(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 1000))
     def begin(self, seed: int) -> None:
-        self.folder = tempfile.TemporaryDirectory(dir=FAST if FAST.is_dir() else None)
+        self.ended = contextlib.ExitStack()
+        folder = self.ended.enter_context(fast_folder())
         self.world = World()
         self.world.chance.seed(seed)
         self.world.hosts["real1"] = Machine("real1", None)
         self.world.appears("somebody-elses", "ubuntu@1")
-        self.scheduler = Scheduler(self.world, Path(self.folder.name) / "ledger.sqlite")
+        self.scheduler = Scheduler(self.world, folder / "ledger.sqlite")
         self.targets = {"worker": 0, "big": 0}
         self.strange = 0
 
@@ -125,7 +124,7 @@ class Farm(RuleBasedStateMachine):
         try:
             self.all_becomes_well()
         finally:
-            self.folder.cleanup()
+            self.ended.close()
 
     def all_becomes_well(self) -> None:
         world = self.world
@@ -160,10 +159,6 @@ class Farm(RuleBasedStateMachine):
 
 TestFarm = Farm.TestCase
 TestFarm.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize="KIOSK_TEST_EXAMPLES" not in os.environ,
+    max_examples=EXAMPLES, stateful_step_count=40, deadline=None, derandomize=MORE is None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, *([Phase.shrink] if SHRINK else [])],
-)
+)  # fmt: skip
