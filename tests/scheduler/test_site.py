@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from kiosk.model.names import Version
 from tests.simulators.site import IMAGE, TYPES, Crash, Machine, Scheduler, World, fast_folder
 
-CLOUD = ["", "unreachable", "flaky", "nothing", "twice", "slow", "stale", "refuses"]
+CLOUD = ["", "unreachable", "flaky", "nothing", "twice", "slow", "stale", "lost", "refuses"]
 BATCH = ["", "unreachable", "flaky", "half", "renamed"]
 MORE = os.environ.get("KIOSK_TEST_EXAMPLES")
 """More of them, and others each time."""
-EXAMPLES = int(MORE or 60)
+EXAMPLES = int(MORE or 100)
 
 
 class Farm(RuleBasedStateMachine):
@@ -34,8 +34,9 @@ class Farm(RuleBasedStateMachine):
         self.world.hosts["real1"] = Machine("real1", None)
         self.world.appears("somebody-elses", "ubuntu@1")
         self.scheduler = Scheduler(self.world, folder / "ledger.sqlite")
-        self.targets = {"worker": 0, "big": 0}
-        self.strange = 0
+        self.targets = {"worker": 4, "big": 1}
+        if seed % 4:
+            self.scheduler.go_on(self.targets, 4)
 
     @rule(worker=st.integers(0, 10), big=st.integers(0, 4))
     def other_targets(self, worker: int, big: int) -> None:
@@ -53,9 +54,15 @@ class Farm(RuleBasedStateMachine):
         self.world.crash_in = None
         self.world.wait(20)
 
-    @rule(cloud=st.sampled_from(CLOUD), batch=st.sampled_from(BATCH))
-    def faults(self, cloud: str, batch: str) -> None:
-        self.world.cloud_fault, self.world.batch_fault = cloud, batch
+    @rule(fault=st.sampled_from(CLOUD), worker=st.integers(0, 10), every=st.sampled_from([60.0, 300.0]))
+    def a_burst_while_the_cloud_is_as_it_is(self, fault: str, worker: int, every: float) -> None:
+        self.world.cloud_fault = fault
+        self.targets["worker"] = worker
+        self.scheduler.go_on(self.targets, 2, every=every)
+
+    @rule(fault=st.sampled_from(BATCH))
+    def the_batch_system_is_as_it_is(self, fault: str) -> None:
+        self.world.batch_fault = fault
 
     @rule(jobs=st.integers(1, 40))
     def jobs_start(self, jobs: int) -> None:
@@ -82,8 +89,9 @@ class Farm(RuleBasedStateMachine):
             self.world.versions.append(ref)
             self.world.bad_images[ref] = bad
 
-    @rule()
-    def all_but_the_newest_are_revoked(self) -> None:
+    @rule(bad=st.sampled_from(["", "", "fails"]))
+    def a_security_update(self, bad: str) -> None:
+        self.a_version_is_published(bad)
         self.world.floor = Version((len(self.world.versions),))
 
     @rule(which=st.integers(0, 20))

@@ -4,7 +4,7 @@ It keeps the truth, and writes down in `wrongs` whatever must never be done to i
 
     cloud: unreachable, flaky (half of the calls fail, some after they were done), nothing (says yes and starts
            nothing), twice (starts two), slow (lists a VM late), stale (lists VMs late, and ended ones for a while),
-           refuses, empty (lists nothing)
+           lost (starts one, lists it late, and the answer is lost), refuses, empty (lists nothing)
     batch: unreachable, flaky, half (half of the hosts are missing), renamed (hosts have other names)
 """
 
@@ -195,8 +195,10 @@ class World:
             vm = self._made(spec.name, str(spec.image))
             if self.cloud_fault == "twice":
                 self._made(spec.name, str(spec.image), second=True)
-            if self.cloud_fault in ("slow", "stale"):
+            if self.cloud_fault in ("slow", "stale", "lost"):
                 vm.shown += LATE
+            if self.cloud_fault == "lost":
+                raise NetworkError("no answer")
         return self._state(vm)
 
     def list_vms(self) -> list[VmState]:
