@@ -47,7 +47,9 @@ class NodeType:
 class Node:
     """A node as the ledger has it. `id` is kiosk's own, unique for ever, and the VM's name; `vm` the cloud's. `image`
     has its version. `since` is when it came into its phase, `until` when its life ends, `host` its name in the batch
-    system, `where` its hypervisor (None: the cloud's own scheduler chose), `reason` why it drains or failed."""
+    system, `where` its hypervisor (None: the cloud's own scheduler chose), `reason` why it drains or failed.
+    `missing` is since when the cloud's list, and `silent` since when the batch system, has not had it: each in looks
+    that all succeeded; None while it is there, or while nothing is known."""
 
     id: str
     type: str
@@ -61,6 +63,8 @@ class Node:
     host: str | None = None
     reason: str | None = None
     attempts: int = 0
+    missing: datetime | None = None
+    silent: datetime | None = None
 
 
 @dataclass(frozen=True)
