@@ -1,0 +1,91 @@
+"""For how long idle nodes are kept: learned from how long they were idle before work came back. Pure.
+
+A type's nodes are thought of as a pile: the lowest have work whenever there is any, the highest only at peaks. When
+the work falls from ten nodes to six, the levels seven to ten are idle from then on; when it rises again, their gaps
+end, and are remembered by their length. From those gaps follows, for any patience, what it would cost in idle
+node-hours and how many launches it would save. The longest patience is taken whose cost stays within IDLE_PART of what
+the nodes are used. What is remembered is a few dozen numbers, whatever the farm's size, and fades with time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+
+from kiosk.scheduler.model import Supply
+
+IDLE_PART = 0.03
+"""Idle node-hours that may be spent on keeping nodes, as a part of the busy ones."""
+EDGES = tuple(150.0 * 2 ** (n / 2) for n in range(21))
+"""Lengths of gaps that are told apart, and patiences to choose from: 150 s to 43 h."""
+FIRST = 900.0
+"""The patience of a type that nothing is known of."""
+KNOWN = 3600.0 * 20
+"""Busy node-seconds until what was learned is believed."""
+FADE = 14 * 86400.0
+"""After so long, what was seen counts half."""
+MOST = 64
+"""So many steps of the pile are told apart; the oldest ones are joined."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`level` nodes had work when last seen; `idle` are the levels above, each step with its top and since when it is
+    idle (lowest first); `gaps` how many gaps ended in each class of EDGES; `busy` node-seconds with work."""
+
+    level: int = 0
+    idle: tuple[tuple[int, float], ...] = ()
+    gaps: tuple[float, ...] = (0.0,) * len(EDGES)
+    busy: float = 0.0
+
+
+def seen(kept: Kept, level: int, supply: Supply, at: float, passed: float) -> Kept:
+    """What is remembered after `level` nodes have work at `at`, `passed` seconds after the time before."""
+    gaps = list(kept.gaps) if len(kept.gaps) == len(EDGES) else [0.0] * len(EDGES)
+    fade = 0.5 ** (passed / FADE)
+    gaps = [n * fade for n in gaps]
+    idle, below = [], kept.level
+    for top, since in kept.idle:
+        since = min(since, at)
+        if at - since > EDGES[-1]:
+            gaps[-1] += top - below  # no work came back for longer than anybody would wait
+        elif top > level:
+            idle.append((top, since))
+            _end(gaps, max(0, level - below), at - since)
+        else:
+            _end(gaps, top - below, at - since)
+        below = max(below, top)
+    if level < kept.level:
+        idle.insert(0, (kept.level, at))
+    while len(idle) > MOST:
+        del idle[-2]
+    busy = kept.busy * fade + min(level, supply.busy) * passed
+    return replace(kept, level=level, idle=tuple(idle), gaps=tuple(gaps), busy=busy)
+
+
+def _end(gaps: list[float], nodes: int, length: float) -> None:
+    if nodes > 0:
+        gaps[min(len(EDGES) - 1, max(0, bisect_right(EDGES, length) - 1))] += nodes
+
+
+def stay(kept: Kept, at: float) -> tuple[int, float]:
+    """The highest level that is still kept, and for how long idle levels are."""
+    patience = _patience(kept)
+    tops = [top for top, since in kept.idle if at - since <= patience]
+    return max(tops, default=0), patience
+
+
+def _patience(kept: Kept) -> float:
+    if kept.busy < KNOWN:
+        return FIRST
+    budget = IDLE_PART * kept.busy
+    best = EDGES[0]
+    ended, over = 0.0, sum(kept.gaps)
+    for edge, n in zip(EDGES, kept.gaps, strict=True):
+        # gaps of this class end before the next edge; all longer ones cost the whole patience
+        if ended + over * edge > budget:
+            break
+        best = edge
+        ended += n * edge * 1.19
+        over -= n
+    return best
