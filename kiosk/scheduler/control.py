@@ -29,8 +29,8 @@ from kiosk.scheduler.model import Capacity, Need, NodeType, Supply, Target
 
 STEP = 8
 """So many nodes may always come or go between two looks."""
-UP, DOWN = 1 / 1200, 1 / 1800
-"""A whole maximum in 20 minutes, and away in 30: parts of the maximum for each second."""
+UP, DOWN = 1 / 600, 1 / 600
+"""A whole maximum in ten minutes, and away in as many: parts of the maximum for each second."""
 FASTEST = 1000 / 60
 """Nodes for each second at the most: a batch system takes a minute for a thousand that join."""
 LOOK = 300.0

@@ -17,7 +17,8 @@ HOUR = 3600
 WEEK = 168
 WEEKS = 3
 """So many weeks with the same hour are needed to go by them."""
-DAYS = 4
+DAYS = 7
+"""Without them, so many days: a week-end is among them."""
 RECENT = 3
 LOW, MIDDLE, HIGH = 0.1, 0.5, 0.9
 

@@ -3,25 +3,26 @@
 A type's nodes are thought of as a pile: the lowest have work whenever there is any, the highest only at peaks. When
 the work falls from ten nodes to six, the levels seven to ten are idle from then on; when it rises again, their gaps
 end, and are remembered by their length. From those gaps follows, for any patience, what it would cost in idle
-node-hours and how many launches it would save. The longest patience is taken whose cost stays within IDLE_PART of what
-the nodes are used. What is remembered is a few dozen numbers, whatever the farm's size, and fades with time.
+node-hours. The longest patience is taken with which idle node-hours stay within IDLE_PART of all, counting those that
+nodes are idle anyway, while they wait for others that one job needs at once. What is remembered is a few dozen
+numbers, whatever the farm's size, and fades with time.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kiosk.scheduler.model import Supply
 
-IDLE_PART = 0.03
-"""Idle node-hours that may be spent on keeping nodes, as a part of the busy ones."""
+IDLE_PART = 0.045
+"""Idle node-hours, as a part of all."""
 EDGES = tuple(150.0 * 2 ** (n / 2) for n in range(21))
 """Lengths of gaps that are told apart, and patiences to choose from: 150 s to 43 h."""
 FIRST = 900.0
 """The patience of a type that nothing is known of."""
 KNOWN = 3600.0 * 20
-"""Busy node-seconds until what was learned is believed."""
+"""Node-seconds until what was learned is believed."""
 FADE = 14 * 86400.0
 """After so long, what was seen counts half."""
 MOST = 64
@@ -31,12 +32,15 @@ MOST = 64
 @dataclass(frozen=True)
 class Kept:
     """`level` nodes had work when last seen; `idle` are the levels above, each step with its top and since when it is
-    idle (lowest first); `gaps` how many gaps ended in each class of EDGES; `busy` node-seconds with work."""
+    idle (lowest first); `gaps` how many gaps ended in each class of EDGES; `all` node-seconds, those of
+    them that nodes were idle, and those that were `forced`: idle although work waited."""
 
     level: int = 0
     idle: tuple[tuple[int, float], ...] = ()
     gaps: tuple[float, ...] = (0.0,) * len(EDGES)
-    busy: float = 0.0
+    all: float = 0.0
+    idle_time: float = 0.0
+    forced: float = 0.0
 
 
 def seen(kept: Kept, level: int, supply: Supply, at: float, passed: float) -> Kept:
@@ -59,8 +63,10 @@ def seen(kept: Kept, level: int, supply: Supply, at: float, passed: float) -> Ke
         idle.insert(0, (kept.level, at))
     while len(idle) > MOST:
         del idle[-2]
-    busy = kept.busy * fade + min(level, supply.busy) * passed
-    return replace(kept, level=level, idle=tuple(idle), gaps=tuple(gaps), busy=busy)
+    everything = kept.all * fade + (supply.nodes + supply.draining) * passed
+    forced = kept.forced * fade + min(supply.idle, max(0, level - supply.busy)) * passed
+    idling = kept.idle_time * fade + supply.idle * passed
+    return Kept(level, tuple(idle), tuple(gaps), everything, idling, forced)
 
 
 def _end(gaps: list[float], nodes: int, length: float) -> None:
@@ -70,18 +76,23 @@ def _end(gaps: list[float], nodes: int, length: float) -> None:
 
 def stay(kept: Kept, at: float) -> tuple[int, float]:
     """The highest level that is still kept, and for how long idle levels are."""
-    patience = _patience(kept)
-    tops = [top for top, since in kept.idle if at - since <= patience]
+    patience = _patience(kept, at)
+    tops = [top for top, since in kept.idle if at - since < patience]
     return max(tops, default=0), patience
 
 
-def _patience(kept: Kept) -> float:
-    if kept.busy < KNOWN:
+def _patience(kept: Kept, at: float) -> float:
+    if kept.all < KNOWN:
         return FIRST
-    budget = IDLE_PART * kept.busy
-    best = EDGES[0]
-    ended, over = 0.0, sum(kept.gaps)
-    for edge, n in zip(EDGES, kept.gaps, strict=True):
+    if kept.idle_time > IDLE_PART * kept.all:
+        return 0.0
+    budget = IDLE_PART * kept.all - kept.forced
+    gaps, below = list(kept.gaps), kept.level
+    for top, since in kept.idle:  # gaps that have not ended are at least so long
+        _end(gaps, top - below, at - since)
+        below = max(below, top)
+    best, ended, over = 0.0, 0.0, sum(gaps)
+    for edge, n in zip(EDGES, gaps, strict=True):
         # gaps of this class end before the next edge; all longer ones cost the whole patience
         if ended + over * edge > budget:
             break

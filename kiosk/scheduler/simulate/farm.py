@@ -36,6 +36,8 @@ class Policy(Protocol):
     name: str
     boots: bool
     """Whether nodes need time to boot (a bound may do without)."""
+    look: float | None
+    """Seconds between two looks where not those of the workload; nothing is asked then while nothing happens."""
 
     def decide(self, view: View) -> Mapping[str, int]:
         """The numbers; a type that is left out stays as it is."""
@@ -149,13 +151,16 @@ class Farm:
 
     def run(self) -> Farm:
         """Runs until the last job has ended."""
-        tasks, at, look = self.work.tasks, 0, 0.0
+        tasks, at, look, calm = self.work.tasks, 0, 0.0, False
+        every = self.policy.look or self.work.look
         while at < len(tasks) or self._runs or self.waiting:
             arrival = tasks[at].submitted if at < len(tasks) else float("inf")
             event = self._events[0][0] if self._events else float("inf")
+            if calm and self.policy.look is not None and look < min(arrival, event):
+                look += ceil((min(arrival, event) - look) / every) * every  # nothing new to see before
             self.now = min(arrival, event, look)
             self._account()
-            changed = False
+            changed, before = False, self._number
             while at < len(tasks) and tasks[at].submitted <= self.now:
                 changed |= self._arrive(tasks[at])
                 at += 1
@@ -163,10 +168,12 @@ class Farm:
                 changed |= self._happen(*heappop(self._events)[2:])
             if changed:
                 self._start()
+            calm = calm and not changed
             if look <= self.now:
                 if self._look():
                     self._start()
-                look += self.work.look
+                look += every
+                calm = self._number == before and not changed
         for pool in self.pools.values():
             pool.end(self.now)
         return self
@@ -179,16 +186,20 @@ class Farm:
 
     def _arrive(self, task: Task) -> bool:
         key = (task.queue, task.user, task.group, task.requirements)
-        if key not in self._fits:
-            fit = self._matcher.fit(Pending(*key, jobs=1, oldest=self.work.begin))
-            self._fits[key] = [] if isinstance(fit, str) else [self._width(name, key[3]) for name, _ in fit]
-            self._kinds[key] = len(self._kinds)
-        if not self._fits[key]:
+        if not self.fit(key):
             self.lost += 1
             return False
         self.waiting.setdefault(key, deque()).append(task)
         self._queued[self._share(key)] += 1
         return True
+
+    def fit(self, key: Key) -> list[tuple[Pool, int]]:
+        """The types that serve such jobs, in the order of preference, with the slots that one takes."""
+        if key not in self._fits:
+            fit = self._matcher.fit(Pending(*key, jobs=1, oldest=self.work.begin))
+            self._fits[key] = [] if isinstance(fit, str) else [self._width(name, key[3]) for name, _ in fit]
+            self._kinds[key] = len(self._kinds)
+        return self._fits[key]
 
     def _width(self, name: str, r: Requirements) -> tuple[Pool, int]:
         pool = self.pools[name]
@@ -235,7 +246,7 @@ class Farm:
             have = len(pool.nodes) - pool.draining
             # nodes that drain hold their place: the maximum is of VMs
             nodes = max(0, min(nodes, pool.type.maximum - pool.draining))
-            for _ in range(nodes - have):
+            for _ in range(min(nodes - have, self._room(pool))):
                 self._launch(pool)
                 stopped |= not self.policy.boots
             for node in pool.surplus(have - nodes) if have > nodes else ():
@@ -245,6 +256,17 @@ class Farm:
         pending = sum(map(len, self.waiting.values()))
         self.samples.append(Sample(self.now, pending, nodes_now, busy, dict(self._has)))
         return stopped
+
+    def _room(self, pool: Pool) -> int:
+        """How many nodes of a type the capacity of the whole farm still holds."""
+        limit, cores = self.work.capacity, pool.type.flavour.cores
+        room = pool.type.maximum
+        if limit.nodes is not None:
+            room = min(room, limit.nodes - sum(len(p.nodes) for p in self.pools.values()))
+        if limit.cores is not None:
+            taken = sum(len(p.nodes) * p.type.flavour.cores for p in self.pools.values())
+            room = min(room, (limit.cores - taken) // cores)
+        return room
 
     def _launch(self, pool: Pool) -> None:
         self._number += 1

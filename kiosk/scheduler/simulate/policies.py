@@ -21,6 +21,7 @@ class _Plain:
 
     name = ""
     boots = True
+    look: float | None = None
 
     def lifetime(self, type: NodeType, ordinal: int) -> float:
         """Seconds until it drains."""
@@ -68,30 +69,55 @@ class Kiosk(_Plain):
 
 
 class Static(_Plain):
-    """Always the same number: all that the maxima allow."""
+    """Always the same number: all that the maxima allow, in proportion where the capacity does not hold them."""
 
     name = "static size"
 
     def decide(self, view: View) -> Mapping[str, int]:
         """The maxima."""
-        return {name: type.maximum for name, type in view.farm.work.types.items()}
-
-
-class Bound(Static):
-    """What no policy can do better: all nodes are there at once and for ever, and only their used hours are paid."""
-
-    name = "clairvoyant bound"
-    boots = False
-
-    def lifetime(self, type: NodeType, ordinal: int) -> float:
-        """For ever."""
-        return float("inf")
+        work = view.farm.work
+        part = 1.0
+        if work.capacity.nodes is not None:
+            part = min(part, work.capacity.nodes / sum(t.maximum for t in work.types.values()))
+        if work.capacity.cores is not None:
+            part = min(part, work.capacity.cores / sum(t.maximum * t.flavour.cores for t in work.types.values()))
+        return {name: int(type.maximum * part) for name, type in work.types.items()}
 
 
 class Reactive(_Plain):
-    """A node for what waits, at once; no node that is idle."""
+    """For each job that waits, nodes of its own, once; no node that is idle, unless jobs wait that it could run. What
+    the maximum leaves no room for is launched later."""
 
     name = "purely reactive"
+
+    def __init__(self) -> None:
+        self.done: set[int] = set()
+
+    def decide(self, view: View) -> Mapping[str, int]:
+        """What came since the last look."""
+        found = {}
+        more: dict[str, int] = defaultdict(int)
+        room = {name: view.farm.work.types[name].maximum - s.nodes - s.draining for name, s in view.supplies.items()}
+        waiting = set()
+        for key, jobs in view.farm.waiting.items():
+            pool, slots = view.farm.fit(key)[0]
+            name, nodes = pool.type.name, ceil(slots / pool.type.slots)
+            for job in jobs:
+                waiting.add(id(job))
+                if id(job) not in self.done and more[name] + nodes <= room[name]:
+                    more[name] += nodes
+                    self.done.add(id(job))
+        self.done &= waiting
+        for name, supply in view.supplies.items():
+            idle = max(0, supply.idle - ceil(view.needs[name].pending - 1e-6))
+            found[name] = supply.nodes - idle + more[name]
+        return found
+
+
+class ReactiveSlots(_Plain):
+    """As many nodes as all that waits needs beside the free slots and the nodes that come; no node that is idle."""
+
+    name = "reactive by slots"
 
     def decide(self, view: View) -> Mapping[str, int]:
         """What waits and what is busy."""
@@ -99,6 +125,19 @@ class Reactive(_Plain):
         for name, supply in view.supplies.items():
             found[name] = supply.busy + ceil(max(0.0, view.needs[name].pending - supply.busy + supply.used) - 1e-6)
         return found
+
+
+class Clairvoyant(ReactiveSlots):
+    """Knows when a job will need a node: it is ready at that moment, as if launched in time, lives until its last job
+    ends, and costs nothing but the hours in which it has jobs. Where jobs run is still up to the batch system."""
+
+    name = "clairvoyant bound"
+    boots = False
+    look = 5.0
+
+    def lifetime(self, type: NodeType, ordinal: int) -> float:
+        """For ever."""
+        return float("inf")
 
 
 class Threshold(_Plain):
@@ -152,6 +191,5 @@ class Linear(_Plain):
         return found
 
 
-ALL: tuple[type[Kiosk] | type[Static] | type[Reactive] | type[Threshold] | type[Linear], ...] = (
-    Bound, Static, Reactive, Threshold, Linear, Kiosk,
-)  # fmt: skip
+ALL = (Clairvoyant, Static, Reactive, ReactiveSlots, Threshold, Linear, Kiosk)
+"""All policies, to be made anew for each run."""
