@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from kiosk.scheduler.model import Supply
 
-IDLE_PART = 0.045
+IDLE_PART = 0.05
 """Idle node-hours, as a part of all."""
 EDGES = tuple(150.0 * 2 ** (n / 2) for n in range(21))
 """Lengths of gaps that are told apart, and patiences to choose from: 150 s to 43 h."""

@@ -287,7 +287,10 @@ def supplies(look: Look, nodes: Iterable[Node], types: Mapping[str, NodeType]) -
             count[1 if full else 2] += 1
         else:
             count[3] += 1
-    return {name: Supply(*counts[name], used=used[name]) for name in types}
+    return {
+        name: Supply(coming, busy, idle, draining, used=used[name])
+        for name, (coming, busy, idle, draining) in counts.items()
+    }
 
 
 def _filled(host: Host | None) -> float:

@@ -81,7 +81,9 @@ class View:
 
     def waits(self) -> list[float]:
         """How long each job has waited, the longest first."""
-        return sorted((self.now - job.submitted for jobs in self.farm.waiting.values() for job in jobs), reverse=True)
+        return sorted(
+            (self.now - job.submitted for jobs in self.farm.waiting.values() for job in jobs), reverse=True
+        )
 
     def idle(self, type: str) -> list[float]:
         """How long each idle node has been idle."""
@@ -320,7 +322,12 @@ class Farm:
         task = jobs[0]
         expected = self.now + max(task.limit, 1.0)
         for pool, slots in self._fits[key]:
-            if reserved is not None and pool is reserved.pool and expected > reserved.at and slots > reserved.extra:
+            if (
+                reserved is not None
+                and pool is reserved.pool
+                and expected > reserved.at
+                and slots > reserved.extra
+            ):
                 continue
             taken = pool.take(slots, key[3].one_host, self.now)
             if taken is None:

@@ -80,7 +80,9 @@ class Static(_Plain):
         if work.capacity.nodes is not None:
             part = min(part, work.capacity.nodes / sum(t.maximum for t in work.types.values()))
         if work.capacity.cores is not None:
-            part = min(part, work.capacity.cores / sum(t.maximum * t.flavour.cores for t in work.types.values()))
+            part = min(
+                part, work.capacity.cores / sum(t.maximum * t.flavour.cores for t in work.types.values())
+            )
         return {name: int(type.maximum * part) for name, type in work.types.items()}
 
 
@@ -97,7 +99,10 @@ class Reactive(_Plain):
         """What came since the last look."""
         found = {}
         more: dict[str, int] = defaultdict(int)
-        room = {name: view.farm.work.types[name].maximum - s.nodes - s.draining for name, s in view.supplies.items()}
+        room = {
+            name: view.farm.work.types[name].maximum - s.nodes - s.draining
+            for name, s in view.supplies.items()
+        }
         waiting = set()
         for key, jobs in view.farm.waiting.items():
             pool, slots = view.farm.fit(key)[0]
@@ -123,7 +128,9 @@ class ReactiveSlots(_Plain):
         """What waits and what is busy."""
         found = {}
         for name, supply in view.supplies.items():
-            found[name] = supply.busy + ceil(max(0.0, view.needs[name].pending - supply.busy + supply.used) - 1e-6)
+            found[name] = supply.busy + ceil(
+                max(0.0, view.needs[name].pending - supply.busy + supply.used) - 1e-6
+            )
         return found
 
 

@@ -34,9 +34,11 @@ Rate = Callable[[float], float]
 """Jobs a second at a time."""
 
 
-def _type(name: str, maximum: int, slots: int = 4, **more: frozenset[str]) -> NodeType:
+def _type(name: str, maximum: int, slots: int = 4, os: str = "debian12") -> NodeType:
     flavour = Flavour(cores=slots, memory=2 * slots, scratch=10 * slots)
-    return NodeType(name, f"{name}-worker", (), flavour, slots, slots * 1800, 0, maximum, **more)
+    return NodeType(
+        name, f"{name}-worker", (), flavour, slots, slots * 1800, 0, maximum, values=frozenset({("os", os)})
+    )
 
 
 def _arrivals(dice: random.Random, rate: Rate, most: float, end: float) -> Iterator[float]:
@@ -52,12 +54,16 @@ def _daily(mean: float) -> Rate:
     return lambda at: mean * (1 - 0.5 * sin(2 * pi * (at / DAY + 0.25)))
 
 
-def _task(dice: random.Random, at: float, middle: float, sigma: float, who: tuple[str, str, str], r: Requirements) -> Task:
+def _task(
+    dice: random.Random, at: float, middle: float, sigma: float, who: tuple[str, str, str], r: Requirements
+) -> Task:
     seconds = min(20 * 3600.0, max(20.0, dice.lognormvariate(log(middle), sigma)))
     return Task(at, seconds, 2 * seconds, *who, r)
 
 
-def _burst(dice: random.Random, at: float, jobs: int, who: tuple[str, str, str], r: Requirements = ONE) -> list[Task]:
+def _burst(
+    dice: random.Random, at: float, jobs: int, who: tuple[str, str, str], r: Requirements = ONE
+) -> list[Task]:
     length = dice.choice((180.0, 600.0, 1800.0, 5400.0, 14400.0))
     return [_task(dice, at + dice.uniform(0, 300), length, 0.2, who, r) for _ in range(jobs)]
 
@@ -107,9 +113,9 @@ def mixed(seed: int = 3, days: int = 4) -> Workload:
         who = ("batch", f"{group}{dice.randrange(5)}", group)
         tasks += _burst(dice, at, dice.randrange(300, 1200), who, dice.choice(kinds[:2]))
     types = {
-        "debian": _type("debian", 150, values=frozenset({("os", "debian12")})),  # type: ignore[arg-type]
-        "el": _type("el", 150, values=frozenset({("os", "el9")})),  # type: ignore[arg-type]
-        "large": _type("large", 40, 8, values=frozenset({("os", "el9")})),  # type: ignore[arg-type]
+        "debian": _type("debian", 150),
+        "el": _type("el", 150, os="el9"),
+        "large": _type("large", 40, 8, os="el9"),
     }
     rules = (
         Rule(text="^any$", types=("debian", "el")),

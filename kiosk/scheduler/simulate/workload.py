@@ -10,6 +10,7 @@ from kiosk.batch.api import Job, Queue, Requirements, Share
 from kiosk.scheduler.model import Capacity, NodeType
 from kiosk.scheduler.settings import Rule
 
+NO_LIMITS = Capacity()
 NO_LIMIT = 7 * 86400.0
 """What the batch system assumes of a job without a run limit."""
 
@@ -40,7 +41,7 @@ class Workload:
     rules: Sequence[Rule] = ()
     queues: Sequence[Queue] = ()
     shares: Sequence[Share] = ()
-    capacity: Capacity = Capacity()
+    capacity: Capacity = NO_LIMITS
     boot: float = 300.0
     look: float = 300.0
 
