@@ -109,15 +109,10 @@ class _Plan:
         self.need = need
         self.supply = supply
         self.most = max(0, type.maximum - supply.draining)
-        self.least = min(max(type.minimum - supply.draining, 0) if self.full else type.minimum, self.most)
+        self.least = min(type.minimum, self.most)
         self.nodes = 0
         self.asked = 0
         self.because: list[str] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether nodes that drain leave no room for all of the minimum."""
-        return self.type.minimum > self.most
 
     def to(self, nodes: int, because: str) -> None:
         """Sets the number and says why, where it changes."""

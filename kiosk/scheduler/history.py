@@ -11,6 +11,7 @@ or it is not.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -21,7 +22,7 @@ from typing import Self
 from kiosk import files
 from kiosk.errors import BusyError, CorruptError, KioskError, StorageError
 from kiosk.log import logger
-from kiosk.scheduler.forecast import HOUR, HourRow
+from kiosk.scheduler.forecast import HOUR, RECENT, HourRow
 from kiosk.scheduler.model import Need
 
 log = logger(__name__)
@@ -43,7 +44,10 @@ RECORD = (
     "SET seen = seen + 1, total = total + :nodes, peak = max(peak, :nodes), arrived = arrived + :arrived, last = :nodes"
 )
 LAST = "SELECT last FROM hours WHERE type = ? AND hour <= ? ORDER BY hour DESC LIMIT 1"
-ROWS = "SELECT type, hour, total / seen, peak, arrived FROM hours WHERE hour > ? ORDER BY type, hour"
+ROWS = (
+    "SELECT type, hour, total / seen, peak, arrived FROM hours "
+    "WHERE hour > ? AND hour % 24 IN (SELECT value FROM json_each(?)) ORDER BY type, hour"
+)
 
 
 class History:
@@ -85,11 +89,14 @@ class History:
                 )
             self._db.execute("DELETE FROM hours WHERE hour <= ?", (hour - KEEP,))
 
-    def rows(self, now: datetime) -> list[HourRow]:
-        """All hours that are kept, by type and time."""
-        oldest = int(now.timestamp()) // HOUR - KEEP
+    def rows(self, now: datetime, horizon: float | None = None) -> list[HourRow]:
+        """The hours that are kept, by type and time; with a horizon only those that its forecast looks at."""
+        hour = int(now.timestamp()) // HOUR
+        last = hour + 23 if horizon is None else int(now.timestamp() + horizon) // HOUR
+        clock = sorted({h % 24 for h in range(hour - RECENT if horizon is not None else hour, last + 1)})
         with self._sound():
-            return [HourRow(*row) for row in self._db.execute(ROWS, (oldest,))]
+            found = self._db.execute(ROWS, (hour - KEEP, json.dumps(clock)))
+            return [HourRow(*row) for row in found]
 
     def _open(self) -> sqlite3.Connection:
         with files.storage_errors(self.path):

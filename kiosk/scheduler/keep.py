@@ -21,8 +21,8 @@ EDGES = tuple(150.0 * 2 ** (n / 2) for n in range(21))
 """Lengths of gaps that are told apart, and patiences to choose from: 150 s to 43 h."""
 FIRST = 900.0
 """The patience of a type that nothing is known of."""
-KNOWN = 3600.0 * 20
-"""Node-seconds until what was learned is believed."""
+KNOWN = 6 * 3600.0
+"""Seconds until what was learned is believed."""
 FADE = 14 * 86400.0
 """After so long, what was seen counts half."""
 MOST = 64
@@ -32,12 +32,13 @@ MOST = 64
 @dataclass(frozen=True)
 class Kept:
     """`level` nodes had work when last seen; `idle` are the levels above, each step with its top and since when it is
-    idle (lowest first); `gaps` how many gaps ended in each class of EDGES; `all` node-seconds, those of
-    them that nodes were idle, and those that were `forced`: idle although work waited."""
+    idle (lowest first); `gaps` how many gaps ended in each class of EDGES; `watched` are the seconds seen, `all` the
+    node-seconds, `idle_time` those of them without work, and `forced` those without although work waited."""
 
     level: int = 0
     idle: tuple[tuple[int, float], ...] = ()
     gaps: tuple[float, ...] = (0.0,) * len(EDGES)
+    watched: float = 0.0
     all: float = 0.0
     idle_time: float = 0.0
     forced: float = 0.0
@@ -66,7 +67,8 @@ def seen(kept: Kept, level: int, supply: Supply, at: float, passed: float) -> Ke
     everything = kept.all * fade + (supply.nodes + supply.draining) * passed
     forced = kept.forced * fade + min(supply.idle, max(0, level - supply.busy)) * passed
     idling = kept.idle_time * fade + supply.idle * passed
-    return Kept(level, tuple(idle), tuple(gaps), everything, idling, forced)
+    watched = kept.watched * fade + passed
+    return Kept(level, tuple(idle), tuple(gaps), watched, everything, idling, forced)
 
 
 def _end(gaps: list[float], nodes: int, length: float) -> None:
@@ -82,7 +84,7 @@ def stay(kept: Kept, at: float) -> tuple[int, float]:
 
 
 def _patience(kept: Kept, at: float) -> float:
-    if kept.all < KNOWN:
+    if kept.watched < KNOWN:
         return FIRST
     if kept.idle_time > IDLE_PART * kept.all:
         return 0.0
