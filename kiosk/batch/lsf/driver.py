@@ -30,6 +30,8 @@ NO_HOST = re.compile(
 )
 DONE = re.compile(r"\.\.\. *done|already (?:closed|open)", re.IGNORECASE)
 HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
+GROUPS = frozenset({"all", "allremote", "none", "others", "default"})
+"""What LSF takes for many hosts."""
 BHOSTS = "host_name status max njobs run ssusp ususp rsv"
 MASTER = "this needs a user whom LSF knows as an administrator, on its master"
 
@@ -220,8 +222,8 @@ class Lsf:
 
 
 def hostname(host: str) -> str:
-    """A host's name as an argument; BatchError for what can be none (an option, a path, a list)."""
-    if not HOSTNAME.fullmatch(host):
+    """A host's name as an argument; BatchError for what can be none (an option, a path, a group of hosts)."""
+    if not HOSTNAME.fullmatch(host) or host.lower() in GROUPS:
         raise BatchError(f"{plain(host)!r} is no host's name")
     return host
 

@@ -48,19 +48,17 @@ class Seat:
 
     @property
     def others(self) -> bool:
-        """Whether somebody else closed it, or what is not known."""
-        if self.status in OPEN or self.status in AWAY:
-            return False
-        if not self.mine:
-            return True
-        return len(re.findall(r"\"[^\"]*\"", self.comment or "")) > 1
+        """Whether somebody else closed it, or what is not known. Who else has a lock beside kiosk's is not told; the
+        batch system keeps such a host closed when kiosk opens it."""
+        return self.status not in OPEN and self.status not in AWAY and not self.mine
 
 
 def seats(answer: Answer) -> list[Seat]:
     """The rows of `bhosts`: JSON, `bhosts -w`, or `bhosts -l`. BatchError for half a table."""
     if is_json(answer):
         return [
-            _seat(record, answer, cell(record, "COMMENTS", "COMMENT")) for record in records(answer, "HOSTS")
+            _seat(record, answer, cell(record, "COMMENTS", "COMMENT"), True)
+            for record in records(answer, "HOSTS")
         ]
     if answer.text.lstrip("\n").startswith("HOST ") or "\nHOST  " in answer.text:
         return _long(answer)

@@ -104,7 +104,7 @@ class Slurm:
 
     def _node(self, host: str) -> Host | None:
         """One node, asked by itself. None where slurmctld does not know it."""
-        if not NODE.fullmatch(host):
+        if not NODE.fullmatch(host) or host.upper() == "ALL":
             raise BatchError(f"{plain(host)!r} is no node's name", where=self.name)
         answer = self._run.ask("scontrol", "--oneliner", "show", "node", host)
         if NO_NODE.search(answer.text + answer.error):
