@@ -8,7 +8,8 @@ are locks (IBM), and with its mark in the comment elsewhere; then it opens only 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -63,9 +64,15 @@ class Lsf:
         self._identify()
         now = self._now()
         found = self._jobs(now)
-        queue_answer = self._first(self._queue_forms(), "bqueues", "_queues_by")
-        all_queues, shares, counted = queues.queues(queue_answer)
-        if found.seen == 0 and counted > 0:
+        look = Look(now, found.tally.pending(), found.tally.running())
+        return self.complete(look, found.on, empty=found.seen == 0)
+
+    def complete(self, look: Look, on: Mapping[str, int], empty: bool = False) -> Look:
+        """A look that has jobs only, with what is asked of hosts, queues and shares; `on` is how many jobs are on each
+        host. `empty` says that `bjobs` listed none, which the queues must then confirm."""
+        self._identify()
+        all_queues, shares, counted = queues.queues(self._first(self._queue_forms(), "bqueues", "_queues_by"))
+        if empty and counted:
             raise BatchError(
                 f"bjobs lists no job, and bqueues counts {counted}", where=self.name,
                 hint="one of them is wrong, or jobs came just now; the next look will tell",
@@ -73,14 +80,13 @@ class Lsf:
         seats = hosts.seats(self._first(self._host_forms(), "bhosts", "_hosts_by"))
         machines = hosts.machines(self._run.ask("lshosts", "-w"))
         self._closed &= {seat.name for seat in seats if seat.closed}
-        return Look(
-            now, found.tally.pending(), found.tally.running(),
-            tuple(
-                hosts.host(seat, machines.get(seat.name, hosts.NOTHING), found.on[seat.name], seat.name in self._closed)
-                for seat in seats
-            ),
-            all_queues, (*shares, *self._of_partitions()),
-        )  # fmt: skip
+        found = tuple(
+            hosts.host(
+                seat, machines.get(seat.name, hosts.NOTHING), on.get(seat.name, 0), seat.name in self._closed
+            )
+            for seat in seats
+        )
+        return replace(look, hosts=found, queues=all_queues, shares=(*shares, *self._of_partitions()))
 
     def close(self, host: str, reason: str) -> None:
         """See BatchSystem."""
@@ -174,9 +180,7 @@ class Lsf:
         return [("-l", "-r"), ("-l",), ("-w",), ()]
 
     def _host_forms(self) -> list[Sequence[str]]:
-        rich = (
-            [("-o", f"{BHOSTS} comments", "-json"), ("-o", BHOSTS, "-json")] if self._product == "lsf" else []
-        )
+        rich = [("-o", f"{BHOSTS} comments", "-json")] if self._product == "lsf" else []
         return [*rich, ("-l",)]
 
     def _first(self, forms: list[Sequence[str]], command: str, memory: str) -> Answer:
