@@ -1,7 +1,7 @@
 """What `sacct --parsable2` printed, by the names of its columns.
 
     sacct --allusers --allocations --parsable2 --starttime 2026-11-01 \\
-          --format JobID,User,Account,Partition,ReqCPUS,NNodes,ReqMem,Timelimit,Submit,Start,End,State,NodeList,Constraints
+        --format JobID,User,Account,Partition,ReqCPUS,NNodes,ReqMem,Timelimit,Submit,Start,End,NodeList,Constraints
 
 Needed are JobID, User, Partition, Submit, End, and one of ReqCPUS, NCPUS and AllocCPUS. JobName should not be among
 them: users may put the separator, or a new line, into it. Steps are passed over, and so are jobs that have not ended.
@@ -25,7 +25,7 @@ NEEDED = ("JobID", "User", "Partition", "Submit", "End")
 CPUS = ("ReqCPUS", "NCPUS", "AllocCPUS")
 HINT = (
     "sacct --allusers --allocations --parsable2 --format JobID,User,Account,Partition,ReqCPUS,NNodes,ReqMem,\
-Timelimit,Submit,Start,End,State,NodeList,Constraints"
+Timelimit,Submit,Start,End,NodeList,Constraints"
 )
 
 

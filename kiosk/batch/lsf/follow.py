@@ -44,10 +44,10 @@ class EventLog:
             known = self.position
             if known is None:
                 self._rebuild(file)
+            elif file.cut(known):
+                raise self._gap(f"became shorter ({file.size} bytes, {known.offset} were read)")
             elif not file.at(known):
                 self._switched(file, known)
-            elif file.size < known.offset:
-                raise self._gap(f"became shorter ({file.size} bytes, {known.offset} were read)")
             elif self._since is not None:
                 self._rebuild(file)
             else:
@@ -164,9 +164,9 @@ class AccountLog:
             known = self.position
             if known is None:
                 self.position = known = Position(file.inode, 0 if self._whole else file.size, file.first)
+            if file.cut(known):
+                raise BatchError("became shorter: records are missing", where=str(self._path), hint=QUERY)
             if file.at(known):
-                if file.size < known.offset:
-                    raise BatchError("became shorter: records are missing", where=str(self._path), hint=QUERY)
                 yield from self._from(file, known.offset)
                 return
             between = older(self._path, known)

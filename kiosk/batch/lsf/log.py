@@ -89,6 +89,11 @@ class LogFile:
         """Whether this is the file of a position. A file that had no whole record then may have one now."""
         return self.inode == position.inode and (not position.first or self.first == position.first)
 
+    def cut(self, position: Position) -> bool:
+        """Whether this is the file of a position and became shorter, perhaps than its first record."""
+        same = self.inode == position.inode and self.first in ("", position.first)
+        return same and self.size < position.offset
+
     def records(self, offset: int, line: int, kinds: frozenset[bytes]) -> Iterator[Record]:
         """The whole records from `offset` on whose kind is one of `kinds`; others are passed over, and so is what
         mbatchd has not finished writing. BatchError names the line that can't be read."""
