@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -37,7 +38,7 @@ def number(value: Any) -> int | None:
 def mebibytes(text: str) -> int | None:
     """An amount of memory such as `200M`, `2.50G`; MiB where it has no unit."""
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)([KMGTP])?i?B?[cn]?", text.strip())
-    return -(-float(found[1]) * UNITS[found[2] or "M"] // -1).__int__() if found else None
+    return math.ceil(float(found[1]) * UNITS[found[2] or "M"]) if found else None
 
 
 def tres(text: str) -> dict[str, str]:
