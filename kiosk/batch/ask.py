@@ -46,6 +46,8 @@ class Answer:
 
 def plain(text: str, most: int = 300) -> str:
     """One line without control characters, cut."""
+    if len(text) <= most and text.isprintable():
+        return " ".join(text.split())
     words = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
     return words if len(words) <= most else words[: most - 1] + "…"
 

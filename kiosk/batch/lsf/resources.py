@@ -20,6 +20,7 @@ ANYTHING = frozenset({"any", "local", "-", ""})
 """What `type` and `model` may equal and still ask for nothing."""
 UNITS = {"": 1.0, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1048576.0, "P": 1073741824.0}
 SECTION = re.compile(r"\b(select|rusage|span|order|same|cu|affinity|stream)\s*\[", re.IGNORECASE)
+BRACKET = re.compile(r"[\[\]]")
 TOKEN = re.compile(
     r"""\s*(?:(&&|\|\||==|!=|>=|<=|[<>()!=,:/])|"([^"]*)"|'([^']*)'|([\w.@%*?#\\$+~;-]+(?:/[\w.@%*?#\\$+~;-]+)*)|(\S))"""
 )
@@ -49,23 +50,18 @@ class Wanted:
 @lru_cache(maxsize=20_000)
 def understood(text: str) -> Wanted:
     """What a resource requirement string says that is understood."""
-    if len(text) > LONGEST or "{" in text or "||" in _outside(text):
+    if len(text) > LONGEST or "{" in text or ("||" in text and "||" in _outside(text)):
         return Wanted()  # compound and alternative strings: which part holds is LSF's choice
-    tags: set[str] = set()
-    values: set[tuple[str, str]] = set()
+    tags: frozenset[str] = frozenset()
+    values: frozenset[tuple[str, str]] = frozenset()
     floor: float | None = None
     hosts = ptile = None
     usage: dict[str, int] = {}
     for section, inside in sections(text):
         if section == "select":
-            for tokens in conjuncts(tokenized(inside)):
-                found = condition(tokens)
-                if isinstance(found, str):
-                    tags.add(found)
-                elif isinstance(found, tuple):
-                    values.add(found)
-                elif found is not None:
-                    floor = max(found, floor or 0.0)
+            some, more, least = selected(inside)
+            tags, values = tags | some, values | more
+            floor = floor if least is None else max(least, floor or 0.0)
         elif section == "rusage":
             usage = {**usage, **reserved(inside)}
         elif section == "span":
@@ -73,7 +69,24 @@ def understood(text: str) -> Wanted:
     memory = usage.get("host")
     if floor is not None:
         memory = max(math.ceil(floor), memory or 0)
-    return Wanted(frozenset(tags), frozenset(values), memory, usage.get("task"), hosts, ptile)
+    return Wanted(tags, values, memory, usage.get("task"), hosts, ptile)
+
+
+@lru_cache(maxsize=20_000)
+def selected(text: str) -> tuple[frozenset[str], frozenset[tuple[str, str]], float | None]:
+    """What a `select` asks for: tags, values, and the least memory in MiB."""
+    tags: set[str] = set()
+    values: set[tuple[str, str]] = set()
+    floor: float | None = None
+    for tokens in conjuncts(tokenized(text)):
+        found = condition(tokens)
+        if isinstance(found, str):
+            tags.add(found)
+        elif isinstance(found, tuple):
+            values.add(found)
+        elif found is not None:
+            floor = max(found, floor or 0.0)
+    return frozenset(tags), frozenset(values), floor
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:
@@ -92,11 +105,14 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 
 def _closing(text: str, at: int) -> int:
     """Where the bracket that was opened before `at` is closed; the string's end where it is not."""
+    end = text.find("]", at)
+    if end >= 0 and "[" not in text[at:end]:
+        return end
     depth = 1
-    for i in range(at, len(text)):
-        depth += (text[i] == "[") - (text[i] == "]")
+    for found in BRACKET.finditer(text, at):
+        depth += 1 if found[0] == "[" else -1
         if not depth:
-            return i
+            return found.start()
     return len(text)
 
 
