@@ -213,9 +213,21 @@ def test_a_job_that_is_lost_at_a_switch_is_an_error_that_stays(master: Mbatchd, 
     master.switch(lose=[lost])
     for _ in range(2):
         with pytest.raises(
-            BatchError, match=f"lacks 1 jobs that had not ended, such as {lost}(.|\n)*mbdrestart"
+            BatchError, match=f"lacks 1 jobs that had not ended, such as {lost}(.|\n)*leave `events` out"
         ):
             reader.look()
+
+
+def test_a_log_with_a_gap_is_taken_as_it_is_once_somebody_says_so(master: Mbatchd, tmp_path: Path) -> None:
+    lost = master.submit()
+    master.submit()
+    log = EventLog(tmp_path)
+    log.read()
+    master.switch(lose=[lost])
+    with pytest.raises(BatchError):
+        log.read()
+    log.forget()
+    assert list(log.read().jobs) == [2]
 
 
 @pytest.mark.parametrize("restarted", [False, True])

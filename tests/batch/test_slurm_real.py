@@ -75,7 +75,10 @@ def slurm(home: Path, cluster: SlurmCluster, machine: FarmMachine) -> Slurm:
 
 
 def waits(look: Look) -> Counter[tuple[str, bool, int, int | None]]:
-    return {(g.queue, g.held, g.requirements.cores, g.requirements.memory): g.jobs for g in look.pending}
+    found: Counter[tuple[str, bool, int, int | None]] = Counter()
+    for g in look.pending:
+        found[g.queue, g.held, g.requirements.cores, g.requirements.memory] += g.jobs
+    return found
 
 
 def test_jobs_of_all_kinds_are_looked_at(cluster: SlurmCluster, slurm: Slurm) -> None:

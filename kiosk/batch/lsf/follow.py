@@ -38,6 +38,10 @@ class EventLog:
         self._line = 0
         self.position = since
 
+    def forget(self) -> None:
+        """Takes the log as it is from the next reading on, whatever was missing before."""
+        self.position = self._since = None
+
     def read(self) -> State:
         """The state now. BatchError where the log can't be read, or records are missing; nothing is known then."""
         with LogFile(self._path) as file:

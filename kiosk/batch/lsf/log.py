@@ -22,7 +22,10 @@ from kiosk.errors import BatchError, UsageError
 
 LONGEST = 1 << 24
 """Bytes of a record."""
-QUERY = "without `events` in the table [batch] kiosk asks instead; `badmin mbdrestart` has mbatchd write a whole log"
+QUERY = (
+    "leave `events` out of the table [batch], so that kiosk asks instead; its next start without a position kept\
+ takes the log as it is"
+)
 
 
 @dataclass(frozen=True)
