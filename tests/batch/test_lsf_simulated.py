@@ -1,4 +1,4 @@
-"""The driver against a simulated cluster, of both dialects: the same story, told by other commands."""
+"""The driver against a simulated cluster, of three dialects: the same story, told by other commands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tests.simulators.lsf import programs
 from tests.simulators.lsf.cluster import DAEMONS, State, host
 
 
-@pytest.fixture(params=["volclava", "ibm"])
+@pytest.fixture(params=["volclava", "ibm", "old ibm"])
 def state(request: pytest.FixtureRequest, tmp_path: Path) -> State:
-    state = State.create(tmp_path / "state", request.param)
+    state = State.create(tmp_path / "state", request.param.split()[-1])
     with state() as now:
+        now["old"] = request.param.startswith("old")  # no JSON, no locks
         for name in ("lava1", "lava2"):
             entry = host(now, name)
             entry.update(admitted=0.0, started=dict.fromkeys(DAEMONS, 0.0), resources=["kiosk"])
@@ -42,7 +43,7 @@ def seat(lsf: Lsf, name: str = "lava1") -> tuple[str, bool, bool]:
     return found.status, found.mine, found.others
 
 
-def test_both_dialects_give_the_same_look(state: State, restarted: Callable[[], Lsf]) -> None:
+def test_all_dialects_give_the_same_look(state: State, restarted: Callable[[], Lsf]) -> None:
     look = restarted().look()
     waits = {(g.user, g.held): g for g in look.pending}
     assert set(waits) == {("bob", False), ("bob", True)}

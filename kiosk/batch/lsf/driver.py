@@ -47,6 +47,7 @@ class Lsf:
         self._hosts_by: Sequence[str] | None = None
         self._queues_by: Sequence[str] | None = None
         self._partitions = True
+        self._locks = False
         self._closed: set[str] = set()
 
     @property
@@ -92,22 +93,16 @@ class Lsf:
         """See BatchSystem."""
         self._identify()
         comment = f"{MARK} {plain(reason, 200)}".replace('"', "'")
-        if not self._locks:
-            seat = self._seat(host)
-            if seat.closed:
+        if not (self._locks and self._badmin("hclose", "-C", comment, "-i", LOCK, hostname(host))):
+            if self._seat(host).closed:
                 return  # by kiosk before, or by somebody whose comment must not be lost
             self._badmin("hclose", "-C", comment, hostname(host))
-            self._closed.add(host)
-            return
-        self._badmin("hclose", "-C", comment, "-i", LOCK, hostname(host))
         self._closed.add(host)
 
     def open(self, host: str) -> None:
         """See BatchSystem."""
         self._identify()
-        if self._locks:
-            self._badmin("hopen", "-i", LOCK, hostname(host))
-        else:
+        if not (self._locks and self._badmin("hopen", "-i", LOCK, hostname(host))):
             seat = self._seat(host)
             if not (seat.mine or (seat.closed and not seat.comment and host in self._closed)):
                 return
@@ -135,11 +130,6 @@ class Lsf:
             raise answer.refused(f"did not remove {host}", MASTER)
         self._closed.discard(host)
 
-    @property
-    def _locks(self) -> bool:
-        """Whether `badmin hclose` takes the name of a lock."""
-        return self._product == "lsf"
-
     def _identify(self) -> None:
         if self._name:
             return
@@ -148,6 +138,7 @@ class Lsf:
         if answer.status != 0 or not banner:
             raise unread(answer, "does not say which LSF it is")
         self._product = "lsf" if banner[1] in ("IBM", "Platform") else banner[1].lower()
+        self._locks = self._product == "lsf"
         self._name = f"{self._product} {'.'.join(banner[2].split('.')[:2])}"
 
     def _jobs(self, now: datetime) -> Jobs:
@@ -214,15 +205,18 @@ class Lsf:
             raise BatchError(f"does not know the host {plain(host)}", where=self.name)
         return found
 
-    def _badmin(self, *words: str) -> None:
+    def _badmin(self, *words: str) -> bool:
+        """Runs badmin; False where it knows no locks, which is remembered. BatchError where it refuses."""
         answer = self._run.tell("badmin", *words)
         said = answer.text + answer.error
+        if "-i" in words and NO_OPTION.search(said):
+            self._locks = False
+            return False
         if answer.status != 0 or not DONE.search(said):
             raise (
-                unread(answer, "did not do it")
-                if answer.error.strip() == ""
-                else answer.refused("refused", MASTER)
+                answer.refused("refused", MASTER) if answer.error.strip() else unread(answer, "did not do it")
             )
+        return True
 
 
 def hostname(host: str) -> str:

@@ -48,7 +48,7 @@ def hosts(where: str) -> frozenset[str]:
     return frozenset(name for name in found if name and name != "-")
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=65_536)
 def requirements(raw: Raw) -> Requirements:
     """What a job requires, of what was printed."""
     text, limit, slots = raw

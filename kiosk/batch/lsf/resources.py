@@ -47,7 +47,7 @@ class Wanted:
     ptile: int | None = None
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=65_536)
 def understood(text: str) -> Wanted:
     """What a resource requirement string says that is understood."""
     if len(text) > LONGEST or "{" in text or ("||" in text and "||" in _outside(text)):

@@ -38,11 +38,8 @@ class Live:
     tasks: dict[int, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     ended_at: int = 0
-
-    @property
-    def size(self) -> int:
-        """How many tasks it had at first."""
-        return 1 if self.new.indices is None else len(self.new.indices)
+    size: int = 1
+    """How many tasks it had at first."""
 
     @property
     def over(self) -> bool:
@@ -79,7 +76,8 @@ class State:
         new = job_new(fields)
         limit = f"{new.limit / 60:.1f}" if new.limit > 0 else ""
         self.known.add(new.job)
-        self.jobs[new.job] = Live(new, (new.text, limit, new.slots), new.queue)
+        size = 1 if new.indices is None else len(new.indices)
+        self.jobs[new.job] = Live(new, (new.text, limit, new.slots), new.queue, size=size)
         self.queues.setdefault(new.queue, True)
 
     def start(self, fields: Fields, time: int) -> None:
@@ -203,33 +201,48 @@ class State:
         """Counts all jobs into a tally; returns how many are on each host. Jobs that ended more than a day ago, and
         that mbatchd never said to have forgotten, are forgotten."""
         on: Counter[str] = Counter()
-        living = {str(number) for number, job in self.jobs.items() if not job.over}
-        names = {job.new.name for job in self.jobs.values() if job.new.name and not job.over}
+        living, names = self._living()
         old = []
+        wait, run = tally.wait, tally.run
         for number, job in self.jobs.items():
-            if job.over:
-                old += [number] if job.ended_at < self.newest - FORGET else []
+            new, tasks = job.new, job.tasks
+            untouched = job.size - len(tasks)
+            if job.ended:
+                untouched -= len(job.ended)
+                if job.over:
+                    old += [number] if job.ended_at < self.newest - FORGET else []
+                    continue
+            if untouched <= 0 and len(tasks) == 1 and 0 in tasks and not tasks[0][0] & WAITS:
+                run(job.queue, new.user, new.group, job.raw)
+                on.update(tasks[0][1])
                 continue
-            new = job.new
-            row = (job.queue, new.user, new.group, job.raw)
-            untouched = job.size - len(job.ended) - len(job.tasks)
-            held = job.status & PSUSP != 0 or new.begins > now or _depends(new.depends, living, names)
+            held = job.status & PSUSP != 0 or new.begins > now
+            held = held or (new.depends != "" and _depends(new.depends, living, names))
             if untouched > 0:
-                tally.wait(*row, held, float(new.submitted), untouched)
-            for status, hosts in job.tasks.values():
+                wait(job.queue, new.user, new.group, job.raw, held, new.submitted, untouched)
+            for status, hosts in tasks.values():
                 if status & WAITS:
-                    tally.wait(*row, held or status & PSUSP != 0, float(new.submitted))
+                    wait(job.queue, new.user, new.group, job.raw, held or status & PSUSP != 0, new.submitted)
                 else:
-                    tally.run(*row)
+                    run(job.queue, new.user, new.group, job.raw)
                     on.update(hosts)
         for number in old:
             del self.jobs[number]
         return on
 
+    def _living(self) -> tuple[set[str], set[str]]:
+        """Numbers and names of the jobs that have not ended; none where no job waits for another."""
+        if not any(job.new.depends for job in self.jobs.values()):
+            return set(), set()
+        alive = [(str(number), job.new.name) for number, job in self.jobs.items() if not job.over]
+        return {number for number, _ in alive}, {name for _, name in alive if name}
+
     def used(self) -> Counter[str]:
         """How many slots are busy on each host, where jobs are of one host."""
         busy: Counter[str] = Counter()
         for job in self.jobs.values():
+            if not job.tasks:
+                continue
             for status, hosts in job.tasks.values():
                 if not status & WAITS and hosts:
                     for name in hosts:

@@ -16,9 +16,11 @@ from kiosk.errors import BatchError
 
 NO_JOBS = re.compile(r"\bNo (?:[a-z]+ ){0,3}jobs? found", re.IGNORECASE)
 NO_OPTION = re.compile(
-    r"illegal option|invalid option|unrecognized option|unknown option|not a valid|[Uu]nknown (?:field|command)"
-    r"|[Ii]nvalid (?:field|format)|cannot be used|[Uu]sage\s*:|unknown .{0,40}field",
+    r"\b(?:unknown|invalid|illegal|unrecognized|unsupported)\b.{0,60}\b(?:option|field|format|command)"
+    r"|not a valid|cannot be used|\busage\s*:",
+    re.IGNORECASE,
 )
+"""What a command says of an option, or a column, that it does not know."""
 UNREACHED = re.compile(
     r"Cannot (?:locate|connect)|not responding|still trying|Communication time ?out|LSF is down|daemon (?:is )?down"
     r"|Failed in an LSF library call|batch (?:system|daemon)",

@@ -44,7 +44,7 @@ Raw = tuple[str, str, str, str, str, str]
 """What was printed of what a job requires: CPUs, nodes, whether it asked for memory, tres, time limit, features."""
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=65_536)
 def requirements(raw: Raw) -> Requirements:
     """What a job requires, of what was printed. Memory that a job did not ask for (Slurm then gives it all that a
     node has) is none that it requires."""

@@ -108,7 +108,7 @@ def bhosts(state: dict[str, Any], words: Sequence[str]) -> str:
 
 def bjobs(state: dict[str, Any], words: Sequence[str]) -> str:
     """Only as it is called: by host, by state, in wide form; of all, in long form and as JSON."""
-    if "-json" in words:
+    if "-json" in words or "-o" in words:
         understands_json(state, "bjobs")
     if state["jobs"] and ("-l" in words or "-json" in words):
         return (tables.jobs_long if "-l" in words else tables.jobs_json)(state["jobs"])
