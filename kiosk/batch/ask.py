@@ -22,6 +22,8 @@ log = logger(__name__)
 PIECE = 1 << 20
 MOST = 1 << 30
 SAID = 1 << 14
+CHOICES = ("SQUEUE_", "SINFO_", "SSHARE_", "SACCT_", "LSB_BJOBS_", "LSB_BHOSTS_", "LSB_BQUEUES_")
+"""Of whoever starts kiosk: variables that have a command leave out rows or columns."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Commands:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=environment(self._env),
+            env={k: v for k, v in environment(self._env).items() if not k.startswith(CHOICES)},
             start_new_session=True,
         )
         assert process.stdout is not None

@@ -110,6 +110,17 @@ def test_an_arrays_tasks_are_counted(master: Mbatchd, tmp_path: Path) -> None:
     assert counts(reader.look()) == (3, 1)
 
 
+def test_tasks_beyond_an_arrays_limit_are_held(master: Mbatchd, tmp_path: Path) -> None:
+    job = master.submit(name="arr[1-10]%3")
+    reader = Reader(tmp_path)
+    assert {g.held: g.jobs for g in reader.look().pending} == {False: 3, True: 7}
+    master.start(job, index=1)
+    master.start(job, index=2)
+    assert {g.held: g.jobs for g in reader.look().pending} == {False: 1, True: 7}
+    master.finish(job, index=1)
+    assert {g.held: g.jobs for g in reader.look().pending} == {False: 2, True: 6}
+
+
 def test_a_job_that_is_requeued_waits_again(master: Mbatchd, tmp_path: Path) -> None:
     job = master.submit()
     master.start(job)

@@ -172,7 +172,7 @@ def test_a_grids_choice_of_an_operating_system_arrives(tmp_path: Path) -> None:
     "reason",
     [
         "Job dependency condition not satisfied", "The start time of the job is not yet reached",
-        "The user has reached his/her job slot limit",
+        "The user has reached his/her job slot limit", "The job array has reached its running element limit",
     ],
 )  # fmt: skip
 def test_a_job_that_no_node_would_help_is_held(tmp_path: Path, reason: str) -> None:
@@ -193,6 +193,33 @@ def test_a_user_cannot_stop_the_looks_by_the_name_of_a_job(tmp_path: Path) -> No
     evil = "a\n" + "-" * 78 + "\nJob <99>, nonsense\n" + "-" * 78 + "\n"
     look = look_of(tmp_path, paragraph(), paragraph(id="4", name=evil), paragraph(id="5"))
     assert sum(group.jobs for group in look.pending) >= 2
+
+
+FOLDED = """
+Job <101>, User <alice>, Project <default>, User Group <atlas>, Status <RUN>, Queue <normal>, Comm
+                     and <sleep 60>, Share group charged </alice>
+Mon Nov 23 09:46:45: Submitted from host <vm>, CWD <$HOME>, 4 Task(s), Requested Re
+                     sources <span[hosts=1]>;
+
+ RUNLIMIT
+ 60.0 min
+Mon Nov 23 09:46:49: Started 4 Task(s) on Host(s) <wn1> <wn1> <wn1> <wn1>, Allocated 4 Sl
+                     ot(s) on Host(s) <wn1> <wn1> <wn1> <wn1>, Execution Home </home/alice>;
+
+ RESOURCE REQUIREMENT DETAILS:
+ Combined: select[type == any] order[r15s:pg] span[hosts=1]
+"""
+
+
+def test_ibms_folded_lines_are_read(tmp_path: Path) -> None:
+    look = look_of(tmp_path, FOLDED)
+    [runs] = look.running
+    assert (runs.user, runs.group, runs.jobs) == ("alice", "atlas", 1)
+    assert (runs.requirements.cores, runs.requirements.one_host, runs.requirements.run_limit) == (
+        4,
+        True,
+        3600,
+    )
 
 
 def test_ten_thousand_jobs_that_vanish_at_once_are_a_look(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from kiosk.batch.ask import Commands
 from kiosk.batch.lsf.driver import Lsf
+from kiosk.batch.lsf.follow import EventLog, Followed
 from kiosk.errors import BatchError
+from tests.batch.mbatchd import Mbatchd
 from tests.simulators.lsf import programs
 from tests.simulators.lsf.cluster import DAEMONS, State, host
 
@@ -95,3 +97,24 @@ def test_a_master_that_is_away_is_an_error(state: State, restarted: Callable[[],
         lsf.look()
     with pytest.raises(BatchError, match="does not reach the batch system"):
         restarted().look()
+
+
+def test_jobs_by_the_log_and_hosts_by_asking(
+    state: State, restarted: Callable[[], Lsf], tmp_path: Path
+) -> None:
+    master = Mbatchd(tmp_path)
+    master.start(master.submit(), ["lava1"])
+    master.submit()
+    driver = restarted()
+    followed = Followed(EventLog(tmp_path), driver, asks=True)
+    look = followed.look()
+    assert (len(look.pending), len(look.running)) == (1, 1)
+    assert {h.name: (h.slots, h.jobs) for h in look.hosts} == {
+        "lavam": (2, 0),
+        "lava1": (2, 1),
+        "lava2": (2, 0),
+    }
+    assert [queue.priority for queue in look.queues] == [30]
+    before = followed.queries
+    followed.look()
+    assert followed.queries - before == 3

@@ -35,7 +35,9 @@ from dataclasses import dataclass
 HEAD = re.compile(r'"([A-Z][A-Z0-9_]{1,39})" "([0-9]+(?:\.[0-9]+)*)" ([0-9]{1,12})(?: |$)')
 WORD = re.compile(r'"((?:[^"]|"")*)"|([^\s"]+)')
 TIMES = re.compile(r"([0-9]{1,6})\*(.+)$", re.DOTALL)
-ARRAY = re.compile(r"\[([0-9,:\-\s]+)\](?:%[0-9]+)?$")
+ARRAY = re.compile(r"\[([0-9,:\-\s]+)\](?:%([0-9]{1,9}))?$")
+MOST = 1_000_000
+"""Tasks of an array."""
 RUN_LIMIT = 9
 """Which of the limits is that of the run time, in seconds."""
 
@@ -113,7 +115,8 @@ class Fields:
 
 @dataclass(frozen=True)
 class New:
-    """A job, or an array of jobs: `indices` is None for one job, else the indices of the array's tasks."""
+    """A job, or an array of jobs: `indices` is None for one job, else the indices of the array's tasks, of which
+    `at_once` may run at a time (None: all)."""
 
     job: int
     user: str
@@ -127,6 +130,7 @@ class New:
     depends: str
     limit: int
     indices: range | tuple[int, ...] | None
+    at_once: int | None = None
 
 
 def job_new(fields: Fields) -> New:
@@ -148,10 +152,14 @@ def job_new(fields: Fields) -> New:
     fields.numbers()  # niosPort where it is interactive, maxNumProcessors
     after = fields.strings()
     group = after[3] if len(after) >= 5 else ""
+    array = ARRAY.search(name)
+    at_once = int(array[2]) if array and array[2] else None
+    tasks = indices(name)
+    name = name[: array.start()] if array else name
     limit = limits[RUN_LIMIT] if len(limits) > RUN_LIMIT else -1
     return New(
-        job, user, group or None, queue, max(1, slots), submitted, begins, text, ARRAY.sub("", name), depends, limit,
-        indices(name),
+        job, user, group or None, queue, max(1, slots), submitted, begins, text, name, depends, limit,
+        tasks, at_once,
     )  # fmt: skip
 
 

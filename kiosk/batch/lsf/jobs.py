@@ -32,7 +32,7 @@ RUNS = frozenset({"RUN", "SSUSP", "USUSP", "UNKWN", "WAIT", "PROV"})
 HELD = re.compile(
     r"dependency condition|start time|waiting for .{0,30}(?:dependen|event)|condition.{0,30}not (?:been )?satisfied"
     r"|not yet (?:reached|arrived)|specified time|held by"
-    r"|\b(?:user|queue|groups?|project|application)\b[^;:\n]{0,60}\breached",
+    r"|\b(?:user|queue|groups?|project|application|array)\b[^;:\n]{0,60}\breached",
     re.IGNORECASE,
 )
 """Reasons for which a job waits for another job, a date or a person; so for a limit of its user or queue."""
@@ -156,7 +156,7 @@ HEAD = re.compile(
 GROUP = re.compile(r"\bUser Group <([^<>\n]{1,200})>")
 DATE = r"\n(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z][a-z]{2} +[0-9]{1,2} [0-9:]{5,8}(?: [0-9]{4})?"
 SUBMITTED = re.compile(rf"({DATE}): Submitted from ")
-SLOTS = re.compile(r"[,;] ([0-9]{1,7})(?:-[0-9]+)? (?:Processors|Task\(s\)|Tasks|Slots?)\b")
+SLOTS = re.compile(r"[,;] ([0-9]{1,7})(?:-[0-9]+)? (?:Processors\b|Task\(s\)|Tasks\b|Slots?\b)")
 COMBINED = re.compile(r"\n Combined: ([^\n]*)")
 REQUESTED = re.compile(r"Requested Resources <([^\n]*?)>[,;]")
 LIMIT = re.compile(r"\n RUNLIMIT[^\n]*\n\s*([0-9.]+) min")

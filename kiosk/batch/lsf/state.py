@@ -218,6 +218,12 @@ class State:
                 continue
             held = job.status & PSUSP != 0 or new.begins > now
             held = held or (new.depends != "" and _depends(new.depends, living, names))
+            if new.at_once is not None and untouched > 0 and not held:
+                runs = sum(not status & WAITS for status, _ in tasks.values())
+                over = untouched - max(0, new.at_once - runs)
+                if over > 0:  # they wait for other tasks of the array to end
+                    wait(job.queue, new.user, new.group, job.raw, True, new.submitted, over)
+                    untouched -= over
             if untouched > 0:
                 wait(job.queue, new.user, new.group, job.raw, held, new.submitted, untouched)
             for status, hosts in tasks.values():

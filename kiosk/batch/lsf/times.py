@@ -37,7 +37,7 @@ def _read(text: str, now: datetime) -> float | None:
     if not found:
         return None
     month, day, hour, minute, second, year = found.groups()
-    for candidate in (int(year),) if year else (now.year + 1, now.year, now.year - 1, now.year - 4):
+    for candidate in [int(year)] if year else range(now.year + 1, now.year - 9, -1):
         try:
             when = datetime(
                 candidate, MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second or 0)

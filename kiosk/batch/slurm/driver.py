@@ -69,14 +69,16 @@ class Slurm:
             self._update(host, "state=resume")
 
     def remove(self, host: str) -> None:
-        """See BatchSystem. Only a dynamic node can be deleted; slurmctld refuses one that runs jobs, and is made to
-        believe that it is down before."""
+        """See BatchSystem. Only a dynamic node can be deleted. It is said to be down before, which ends what slurmctld
+        believes to run there; so this is refused for a node that answers and has jobs."""
         self._identify()
         node = self._node(host)
         if node is None:
             return
-        if node.jobs or node.used:
-            raise BatchError(f"{host} still has jobs: it is not removed", where=self.name)
+        if node.used and node.status != "unavailable":
+            raise BatchError(
+                f"{host} answers and has {node.used} CPUs busy: it is not removed", where=self.name
+            )
         self._update(host, "state=down", f"reason={MARK} gone")
         answer = self._run.tell("scontrol", "delete", f"nodename={host}")
         if answer.status != 0 and self._node(host) is not None:

@@ -26,7 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 FORMAT = ",".join(f"{name}:0{SEPARATOR}" for name in COLUMNS)
 """Each as wide as it needs to be (0), and ended by the separator."""
-ENVIRONMENT = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "%s", "SQUEUE_FORMAT": "", "SQUEUE_FORMAT2": ""}
+ENVIRONMENT = {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "%s"}
 """Lists of tasks whole, times as seconds since the epoch."""
 WAITS = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "REQUEUE_HOLD"})
 RUNS = frozenset(
