@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kiosk.batch.ask import Answer
 from kiosk.batch.lsf import hosts, queues
 from kiosk.batch.lsf import jobs as lsf_jobs
+from kiosk.batch.lsf.tables import Streamed
 from kiosk.batch.lsf.times import reader
 from kiosk.batch.slurm import jobs as slurm_jobs
 from kiosk.batch.slurm import nodes, shares
@@ -35,12 +36,16 @@ def slurm(name: str) -> str:
     return (RECORDED / "slurm" / name).read_text()
 
 
-def paragraphs(answer: Answer) -> object:
-    def pieces() -> Generator[str, None, Answer]:
-        yield answer.text
-        return answer
+def pieces(answer: Answer) -> Generator[str, None, Answer]:
+    """As the command's output comes: in pieces of whole lines."""
+    lines = answer.text.splitlines(keepends=True)
+    for i in range(0, len(lines), 5):
+        yield "".join(lines[i : i + 5])
+    return answer
 
-    found, _ = lsf_jobs.from_paragraphs(pieces(), WHEN, 0.0)
+
+def paragraphs(answer: Answer) -> object:
+    found, _ = lsf_jobs.from_paragraphs(pieces(answer), WHEN, 0.0)
     return found.tally.pending(), found.tally.running()
 
 
@@ -57,7 +62,7 @@ ROW = "^".join(RUNS[name.upper()] for name in lsf_jobs.FIELDS)
 PARSERS: dict[str, tuple[Callable[[Answer], object], str]] = {
     "bjobs -l": (paragraphs, text_of("bjobs.txt", "bjobs -l -u all")),
     "bjobs -json": (
-        counted(lambda a: lsf_jobs.from_json(a, WHEN, 0.0)),
+        counted(lambda a: lsf_jobs.from_json(Streamed(pieces(a), "JOBS"), WHEN, 0.0)),
         said("bjobs", "JOBS", WAITING, RUNS),
     ),
     "bjobs -o": (counted(lambda a: lsf_jobs.from_columns(a, WHEN, 0.0)), f"{COLUMNS}\n{ROW}\n{ROW}\n"),

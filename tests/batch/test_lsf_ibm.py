@@ -135,7 +135,7 @@ def test_fewer_records_than_counted_are_half_a_table(tmp_path: Path) -> None:
 
 def test_json_that_ends_in_the_middle_is_an_error(tmp_path: Path) -> None:
     cut = {BJOBS: Printed(said("bjobs", "JOBS", WAITING)[:-20])}
-    with pytest.raises(BatchError, match=r"JSON that can't be read|printed no JSON"):
+    with pytest.raises(BatchError, match="printed JSON that ends in the middle"):
         driver(tmp_path, cluster() | cut).look()
 
 

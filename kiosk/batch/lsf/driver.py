@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from kiosk import clock
 from kiosk.batch.api import Look, Share
@@ -19,7 +18,7 @@ from kiosk.batch.ask import Answer, Commands, plain
 from kiosk.batch.lsf import hosts, jobs, queues
 from kiosk.batch.lsf.hosts import LOCK, MARK, Seat
 from kiosk.batch.lsf.jobs import Jobs
-from kiosk.batch.lsf.tables import HINT, NO_OPTION, is_json, unread
+from kiosk.batch.lsf.tables import NO_OPTION, Streamed, is_json, unread
 from kiosk.batch.lsf.times import reader
 from kiosk.errors import BatchError
 
@@ -145,12 +144,12 @@ class Lsf:
         when, seconds = reader(now), now.timestamp()
         fields = " ".join(jobs.FIELDS)
         if self._jobs_by in (None, "json") and self._product == "lsf":
-            answer = self._run.ask("bjobs", "-u", "all", "-o", fields, "-json")
-            if is_json(answer) or jobs.no_jobs(answer):
-                found = jobs.from_json(answer, when, seconds)
+            source = Streamed(self._run.pieces("bjobs", "-u", "all", "-o", fields, "-json"), "JOBS")
+            found = jobs.from_json(source, when, seconds)
+            if source.begun or jobs.no_jobs(source.answer):
                 self._jobs_by = "json"
                 return found
-            self._give_up(answer, self._jobs_by)
+            self._give_up(source.answer, self._jobs_by)
         if self._jobs_by in (None, "columns") and self._product == "lsf":
             answer = self._run.ask("bjobs", "-u", "all", "-o", f"{fields} delimiter='{jobs.DELIMITER}'")
             if jobs.no_jobs(answer) or "JOBID" in answer.text:
@@ -224,11 +223,3 @@ def hostname(host: str) -> str:
     if not HOSTNAME.fullmatch(host) or host.lower() in GROUPS:
         raise BatchError(f"{plain(host)!r} is no host's name")
     return host
-
-
-def lsf(folder: Path | None = None, timeout: float = 60.0) -> Lsf:
-    """A driver by the commands of a folder, or of PATH."""
-    return Lsf(Commands(folder, timeout))
-
-
-__all__ = ["HINT", "Lsf", "hostname", "lsf"]

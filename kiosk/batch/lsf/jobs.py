@@ -14,7 +14,7 @@ from functools import lru_cache
 from kiosk.batch.api import Requirements
 from kiosk.batch.ask import Answer, plain
 from kiosk.batch.lsf import resources
-from kiosk.batch.lsf.tables import NO_JOBS, cell, records, unread
+from kiosk.batch.lsf.tables import NO_JOBS, Streamed, cell, unread
 from kiosk.batch.lsf.times import minutes
 from kiosk.batch.tally import Tally
 from kiosk.log import logger
@@ -94,13 +94,12 @@ class Jobs:
                 self.on[host] += 1
 
 
-def from_json(answer: Answer, when: Callable[[str], float | None], now: float) -> Jobs:
-    """The jobs of `bjobs -o ... -json`. BatchError where a record lacks its state, user or queue."""
+def from_json(source: Streamed, when: Callable[[str], float | None], now: float) -> Jobs:
+    """The jobs of `bjobs -o ... -json`, read while they are printed; none where it is no JSON, which `source` then
+    says. BatchError where a record lacks its state, user or queue."""
     jobs = Jobs()
-    if no_jobs(answer):
-        return jobs
-    for record in records(answer, "JOBS"):
-        _count(jobs, record, answer, when, now)
+    for record in source:
+        _count(jobs, record, source.answer, when, now)
     return jobs
 
 

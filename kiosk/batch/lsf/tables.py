@@ -6,8 +6,10 @@ header's columns is an error and never left out.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -26,6 +28,11 @@ UNREACHED = re.compile(
     r"|Failed in an LSF library call|batch (?:system|daemon)",
     re.IGNORECASE,
 )
+LONGEST = 1 << 24
+"""Characters of one record."""
+OPENING = re.compile(r'(?:\A|\n)\{[^\[]*?"RECORDS"\s*:\s*\[')
+BETWEEN = re.compile(r"[\s,]*")
+DECODER = json.JSONDecoder()
 HINT = "is LSF up on its master? `lsid` and `badmin showstatus` say; nothing is concluded until it answers"
 
 
@@ -48,6 +55,71 @@ def records(answer: Answer, count: str) -> list[dict[str, str]]:
     if said != str(len(found)):
         raise unread(answer, f"says {count} {plain(said)}, but printed {len(found)} of them")
     return found
+
+
+class Streamed:
+    """The records of a JSON answer, read while they are printed, as many as `count` says. `begun` is whether there was
+    JSON at all; `answer` is how the command ended, with what it printed where that was none."""
+
+    def __init__(self, pieces: Generator[str, None, Answer], count: str) -> None:
+        self._pieces, self._count = pieces, count
+        self.begun = False
+        self.answer = Answer("bjobs -json", 0, "", "")
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        text, head = "", None
+        while head is None:
+            more = self._more()
+            if more is None or len(text) > LONGEST:
+                self.answer = replace(self.answer, text=text)
+                return
+            text += more
+            head = OPENING.search(text)
+        self.begun = True
+        number, at, ended = 0, head.end(), False
+        while not ended:
+            at = BETWEEN.match(text, at).end()  # type: ignore[union-attr]
+            ended = text[at : at + 1] == "]"
+            record, after = (None, at) if ended else self._record(text, at)
+            if record is not None:
+                number, at = number + 1, after
+                yield record
+            elif not ended:
+                more = self._more()
+                if more is None or len(text) - at > LONGEST:
+                    raise unread(self.answer, "printed JSON that ends in the middle")
+                text, at = text[at:] + more, 0
+        self._confirm(head[0] + text[at : at + LONGEST], number)
+
+    def _more(self) -> str | None:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.answer = end.value
+            return None
+
+    def _record(self, text: str, at: int) -> tuple[dict[str, str] | None, int]:
+        try:
+            found, after = DECODER.raw_decode(text, at)
+        except ValueError:
+            return None, at
+        except RecursionError:
+            raise unread(self.answer, "printed JSON that is nested too deeply") from None
+        if not isinstance(found, dict):
+            raise unread(self.answer, "printed JSON with records that are none")
+        if "ERROR" in found:
+            raise unread(self.answer, f"printed an error: {plain(str(found['ERROR']))}")
+        return found, after
+
+    def _confirm(self, around: str, number: int) -> None:
+        """Sees that all of it was there; `around` is what stands before and behind the records."""
+        while (more := self._more()) is not None:
+            around = around[:LONGEST] + more
+        if "}" not in around:
+            raise unread(self.answer, "printed JSON that ends in the middle")
+        said = re.search(rf'"{self._count}"\s*:\s*"?([0-9]+)', around)
+        if said and int(said[1]) != number:
+            raise unread(self.answer, f"says {self._count} {plain(said[1])}, but printed {number} of them")
 
 
 def _beginning(text: str) -> int:
