@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kiosk import files
-from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.api import VmSpec
 from kiosk.cloud.qemu import process
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.errors import GuestError
 from kiosk.model.flavour import FLAVOURS, GIB, Flavour
+from kiosk.order import make_bundle
 from tests.boot.farm import LAYERS, Farm, inside, made, settled
 
 SIZES = (FLAVOURS["tiny"], FLAVOURS["c1"], FLAVOURS["c2"], FLAVOURS["c4"])
