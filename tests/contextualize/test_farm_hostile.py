@@ -17,6 +17,7 @@ from contextualize.farm.htcondor import HTCondor
 from contextualize.farm.lsf import Lsf
 from contextualize.farm.slurm import Slurm
 from contextualize.machine import Answer, Machine
+from kiosk.build.sandbox import namespaces
 
 NODE = Node("wn-1.example.org", "debian-12-worker", "20261125.1")
 NOBODY = 65534
@@ -54,7 +55,7 @@ class Beside(Machine):
         return int(self._beside(words, {"PYTHONPATH": str(Path(__file__).parents[2])}).out)
 
     def _beside(self, argv: Sequence[str], environment: Mapping[str, str]) -> Answer:
-        own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", THREE, "-"]
+        own = [*map(str, namespaces()), "--mount-proc", "bash", "-c", THREE, "-"]
         return super().ask([*own, str(self.program), str(self.user), self.name, *argv], 20, environment)
 
 

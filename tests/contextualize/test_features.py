@@ -11,6 +11,7 @@ import pytest
 
 from contextualize import features, features_command
 from contextualize.features_command import Job, job, values
+from kiosk.build.sandbox import namespaces, unmount_below
 from tests.contextualize.guest import Guest
 
 CODE = Path(features_command.__file__).parents[1]
@@ -50,7 +51,10 @@ def test_what_a_job_fills_is_its_own(tmp_path: Path) -> None:
     mount -t tmpfs -o {features.OPTIONS} kiosk-jobs "$1{features.JOBS}"
     cd "$1{features.JOBS}" && seq 40000 | xargs mkdir 2>/dev/null && exit 1
     echo drains > "$1/run/kiosk/reason"'''
-    subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", tmp_path], check=True)
+    try:
+        subprocess.run([*namespaces(), "sh", "-c", script, "sh", tmp_path], check=True)
+    finally:
+        unmount_below(tmp_path)
 
 
 def test_a_number_of_the_sites_that_is_none_ends_the_boot(guest: Guest) -> None:

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from kiosk.build.sandbox import namespaces
+
 ROOT = Path(__file__).parents[2]
 BOOT = """set -eu
 here=$1; shift
@@ -101,17 +103,7 @@ class Machine:
         self.put("/etc/systemd/system/told.target", TARGET)
         self.put("/etc/systemd/system/told.service", SERVICE)
         with _cgroup() as group:
-            argv = [
-                "unshare",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--cgroup",
-                "--ipc",
-                "--uts",
-                "--net",
-            ]
+            argv = [*map(str, namespaces()), "--cgroup", "--ipc", "--uts", "--net"]
             argv += ["sh", str(self.folder / "boot"), str(self.folder), str(ROOT), sys.prefix]
             with (self.folder / "console").open("wb") as console:
                 done = subprocess.run(

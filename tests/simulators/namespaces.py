@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kiosk.build.sandbox import namespaces
+
 
 class Namespaces:
     """Folders of `places` (path: folder) stand in for those of this machine inside."""
@@ -17,18 +19,7 @@ class Namespaces:
         mounts = "".join(f"mount --bind '{folder}' '{path}'\n" for path, folder in places.items())
         script = f"{mounts}hostname {hostname}\necho there\nexec sleep infinity"
         self._holder = subprocess.Popen(
-            [
-                "unshare",
-                "--mount",
-                "--uts",
-                "--pid",
-                "--fork",
-                "--mount-proc",
-                "--kill-child=KILL",
-                "sh",
-                "-ec",
-                script,
-            ],
+            [*namespaces(), "--uts", "--mount-proc", "sh", "-ec", script],
             stdout=subprocess.PIPE,
         )
         assert self._holder.stdout is not None
