@@ -300,6 +300,21 @@ def test_garbage_names_its_line_and_is_never_an_empty_look(
             reader.look()
 
 
+def test_lines_are_counted_over_records_of_several_lines_and_over_looks(
+    master: Mbatchd, tmp_path: Path
+) -> None:
+    master.submit(command="a\nb\nc")  # lines 2 to 4
+    master.write("LOAD_INDEX", '2 "r15s" "r1m"')
+    reader = Reader(tmp_path)
+    reader.look()
+    master.submit()  # line 6
+    reader.look()
+    with master.events.open("a") as f:
+        f.write("garbage\n")
+    with pytest.raises(BatchError, match=r"line 7 is no record: 'garbage'"):
+        reader.look()
+
+
 def test_kinds_that_are_not_known_change_nothing(master: Mbatchd, tmp_path: Path) -> None:
     master.submit()
     master.write("JOB_OF_TOMORROW", 'anything "at all" 1 2 3')

@@ -43,8 +43,7 @@ class Lsf:
         self._run, self._now = commands, now
         self._product, self._name = "", ""
         self._jobs_by: str | None = None
-        self._hosts_by: Sequence[str] | None = None
-        self._queues_by: Sequence[str] | None = None
+        self._forms: dict[str, Sequence[str]] = {}
         self._partitions = True
         self._locks = False
         self._closed: set[str] = set()
@@ -71,13 +70,14 @@ class Lsf:
         """A look that has jobs only, with what is asked of hosts, queues and shares; `on` is how many jobs are on each
         host. `empty` says that `bjobs` listed none, which the queues must then confirm."""
         self._identify()
-        all_queues, shares, counted = queues.queues(self._first(self._queue_forms(), "bqueues", "_queues_by"))
+        all_queues, shares, counted = queues.queues(self._first("bqueues", ("-l", "-r"), ("-l",), ("-w",)))
         if empty and counted:
             raise BatchError(
                 f"bjobs lists no job, and bqueues counts {counted}", where=self.name,
                 hint="one of them is wrong, or jobs came just now; the next look will tell",
             )  # fmt: skip
-        seats = hosts.seats(self._first(self._host_forms(), "bhosts", "_hosts_by"))
+        rich = [("-o", f"{BHOSTS} comments", "-json")] if self._product == "lsf" else []
+        seats = hosts.seats(self._first("bhosts", *rich, ("-l",)))
         machines = hosts.machines(self._run.ask("lshosts", "-w"))
         self._closed &= {seat.name for seat in seats if seat.closed}
         found = tuple(
@@ -166,20 +166,13 @@ class Lsf:
         if known is not None or not NO_OPTION.search(answer.error + answer.text[:2000]):
             raise unread(answer, "can't be understood")
 
-    def _queue_forms(self) -> list[Sequence[str]]:
-        return [("-l", "-r"), ("-l",), ("-w",), ()]
-
-    def _host_forms(self) -> list[Sequence[str]]:
-        rich = [("-o", f"{BHOSTS} comments", "-json")] if self._product == "lsf" else []
-        return [*rich, ("-l",)]
-
-    def _first(self, forms: list[Sequence[str]], command: str, memory: str) -> Answer:
+    def _first(self, command: str, *forms: Sequence[str]) -> Answer:
         """The answer to the first form of a command that is understood; which one it is is remembered."""
-        known: Sequence[str] | None = getattr(self, memory)
+        known = self._forms.get(command)
         for form in forms if known is None else [known]:
             answer = self._run.ask(command, *form)
             if answer.status == 0 and (is_json(answer) or not NO_OPTION.search(answer.error)):
-                setattr(self, memory, form)
+                self._forms[command] = form
                 return answer
             if not NO_OPTION.search(answer.error + answer.text[:2000]):
                 raise unread(answer, "failed")

@@ -96,13 +96,14 @@ class EventLog:
 
     def _fold(self, file: LogFile, offset: int) -> None:
         """Adds a file's records from an offset on. What was added when one can't be read is added once only."""
-        self.position = Position(file.inode, offset, file.first)
-        for record in file.records(offset, self._line, WANTED):
-            try:
-                self._state.record(record.kind, record.time, record.rest)
-            except BadRecord as e:
-                raise file.unread(record.line, f"can't be understood: {e}") from None
-            self._line, offset = record.line, record.end
+        try:
+            for record in file.records(offset, self._line, WANTED):
+                try:
+                    self._state.record(record.kind, record.time, record.rest)
+                except BadRecord as e:
+                    raise file.unread(record.line, f"can't be understood: {e}") from None
+                self._line, offset = record.last, record.end
+        finally:
             self.position = Position(file.inode, offset, file.first)
 
     def _gap(self, what: str) -> BatchError:

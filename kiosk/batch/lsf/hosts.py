@@ -17,7 +17,7 @@ from kiosk.batch.lsf.tables import cell, is_json, number, records, rows, unread
 
 LOCK = "kiosk"
 MARK = "kiosk:"
-OPEN = frozenset({"ok", "closed_Full", "closed_Busy", "closed_Excl", "closed_cu_Excl", "closed_EGO"})
+OPEN = frozenset({"ok", "closed_Full", "closed_Busy", "closed_Excl", "closed_cu_Excl"})
 AWAY = frozenset({"unavail", "unreach", "closed_LIM", "unlicensed"})
 OWN_LOCK = re.compile(rf"(?:^|[\s\"'(\[<,:]){LOCK}(?=$|[\s\"')\]>,:])")
 COMMENT = re.compile(r"^ *ADMIN ACTION COMMENTS?:(.*(?:\n(?:  +|\t).+)*)", re.MULTILINE)

@@ -50,12 +50,13 @@ class Position:
 
 @dataclass(frozen=True)
 class Record:
-    """A record, and what is needed to go on behind it."""
+    """A record, and what is needed to go on behind it: the line it ends with, and the offset of the next."""
 
     kind: str
     time: int
     rest: str
     line: int
+    last: int
     end: int
 
 
@@ -131,7 +132,7 @@ class LogFile:
                 raise self.unread(begun, f"is no record: {plain(text, 80)!r}")
             offset, kept = offset + len(kept), b""
             if head[1].encode() in kinds:
-                yield Record(head[1], int(head[3]), text[head.end() :], begun, offset)
+                yield Record(head[1], int(head[3]), text[head.end() :], begun, line, offset)
 
     def unread(self, line: int, why: str) -> BatchError:
         """A record that can't be read."""

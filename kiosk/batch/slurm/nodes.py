@@ -36,9 +36,13 @@ def nodes(answer: Answer, jobs: dict[str, int]) -> tuple[Host, ...]:
 
 
 def _states(node: dict[str, Any]) -> frozenset[str]:
-    state, flags = node.get("state"), node.get("state_flags") or []
-    words = state if isinstance(state, list) else [state] if state else []
-    return frozenset(str(word).upper() for word in [*words, *flags])
+    words = [*_list(node.get("state")), *_list(node.get("state_flags"))]
+    return frozenset(str(word).upper() for word in words)
+
+
+def _list(value: Any) -> list[Any]:
+    """A value that may be one, several, or none."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def _host(name: str, states: frozenset[str], slots: int, node: dict[str, Any], jobs: int) -> Host:
@@ -46,8 +50,8 @@ def _host(name: str, states: frozenset[str], slots: int, node: dict[str, Any], j
     closed = bool(states & CLOSED)
     status: HostStatus = "unavailable" if states & AWAY else "closed" if closed else "open"
     mine = closed and reason.startswith(MARK)
-    features = node.get("active_features") or node.get("features") or ""
-    tags, values = constraint(",".join(features) if isinstance(features, list) else str(features))
+    features = _list(node.get("active_features")) or _list(node.get("features"))
+    tags, values = constraint(",".join(map(str, features)))
     used = number(node.get("alloc_cpus"))
     if used is None:
         used = number(tres(str(node.get("tres_used") or "")).get("cpu")) or 0

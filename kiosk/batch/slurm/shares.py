@@ -22,7 +22,7 @@ def shares(answer: Answer) -> tuple[Share, ...]:
         raise unread(answer, "failed")
     lines = answer.text.split("\n")
     if not lines[0].strip():
-        return ()  # 22.05 without slurmdbd, where even the header is left out with -l
+        return ()
     header = [word.strip() for word in lines[0].split("|")]
     if "Account" not in header or "RawShares" not in header:
         raise unread(answer, f"printed no table of shares: {plain(lines[0])!r}")
