@@ -240,24 +240,27 @@ class _Ladder:
         for share in shares:
             self.named[(share.queue, share.name)].append(share)
         self.of_queue = {queue for queue, _ in self.named if queue is not None}
-        self.paths: dict[Claim, Path] = {}
+        self.places: dict[Claim, tuple[int, Path]] = {}
 
     def lines(self, type: str, need: Need) -> list[_Line]:
         """All claims of one type. Of who only holds nodes there is a line as well: its group has what it has."""
         found = []
-        for claim in {**need.claims, **need.holds}:
-            priority = self.priorities.get(claim[0], 0)
-            held, wanted = need.holds.get(claim, 0.0), need.claims.get(claim, 0.0)
-            found.append(_Line(type, priority, self._path(claim), held, wanted))
+        places, claims, holds = self.places, need.claims, need.holds
+        for claim, wanted in claims.items():
+            priority, path = places.get(claim) or self._place(claim)
+            found.append(_Line(type, priority, path, holds.get(claim, 0.0), wanted))
+        for claim, held in holds.items():
+            if claim not in claims:
+                found.append(_Line(type, *self._place(claim), held, 0.0))
         if not need.claims and need.pending > 0:
             found.append(_Line(type, 0, (("", 1.0),), need.running, need.pending))
         return found
 
-    def _path(self, claim: Claim) -> Path:
-        path = self.paths.get(claim)
-        if path is None:
-            path = self.paths[claim] = self._found(*claim)
-        return path
+    def _place(self, claim: Claim) -> tuple[int, Path]:
+        place = self.places.get(claim)
+        if place is None:
+            place = self.places[claim] = (self.priorities.get(claim[0], 0), self._found(*claim))
+        return place
 
     def _found(self, queue: str, user: str, group: str) -> Path:
         of = queue if queue in self.of_queue else None
