@@ -33,13 +33,18 @@ def draw(farms: Farms, target: Path) -> None:
             axes.tick_params(length=0, colors=INK)
             axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
             axes.set_axisbelow(True)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, axes.get_ylim()[1] * 1.15)  # room for the legend
             for side in axes.spines.values():
                 side.set_visible(False)
         for axes in panels[2]:
             axes.set_xlabel("hours", color=INK)
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, format="svg", metadata={"Date": None})
+
+
+def _some(farm: Farm) -> list[Sample]:
+    """A sample for each quarter of an hour of four days."""
+    return [s for s in farm.samples[::3] if s.at <= 4 * 86400]
 
 
 def _hours(samples: Sequence[Sample]) -> list[float]:
@@ -53,7 +58,7 @@ def _title(axes: Any, text: str) -> None:
 
 def _bursts(panels: Sequence[Any], farms: Farms) -> None:
     for policy, (colour, style, width) in LINES.items():
-        samples = [s for s in farms[("bursts", policy)].samples if s.at <= 4 * 86400]
+        samples = _some(farms[("bursts", policy)])
         hours = _hours(samples)
         options = {"color": colour, "linestyle": style, "linewidth": width, "label": policy}
         panels[0].plot(hours, [s.pending for s in samples], **options)
@@ -65,7 +70,7 @@ def _bursts(panels: Sequence[Any], farms: Farms) -> None:
 
 
 def _mixed(panels: Sequence[Any], farm: Farm) -> None:
-    samples = [s for s in farm.samples if s.at <= 4 * 86400]
+    samples = _some(farm)
     hours = _hours(samples)
     names = list(farm.work.types)
     panels[0].plot(hours, [s.pending for s in samples], color=OURS, linewidth=1.2, label="kiosk")
@@ -84,7 +89,7 @@ def _mixed(panels: Sequence[Any], farm: Farm) -> None:
     _title(panels[2], "mixed: slots with jobs, by share")
 
 
-def _smooth(pairs: Sequence[tuple[float, float]], over: int = 24) -> list[float]:
+def _smooth(pairs: Sequence[tuple[float, float]], over: int = 8) -> list[float]:
     found = []
     for at in range(len(pairs)):
         some = pairs[max(0, at - over) : at + 1]

@@ -39,8 +39,8 @@ LONGEST = 900.0
 PATIENCE = 900.0
 """Jobs that waited so long, with no node idle or coming, do not fit the free slots of busy nodes."""
 GOLDEN = 0.6180339887498949
-SPREAD = 0.25
-"""Lifetimes end within the last quarter of the longest."""
+SPREAD = 0.125
+"""Lifetimes end within the last eighth of the longest."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ MEMORY = TypeAdapter(Memory)
 
 def lifetime(type: NodeType, ordinal: int) -> float:
     """Seconds that the `ordinal`th node of a type lives before it drains. Any number of nodes that start together end
-    evenly spread over the last quarter of the type's lifetime (the golden section's sequence leaves no gap)."""
+    evenly spread over the last eighth of the type's lifetime (the golden section's sequence leaves no gap)."""
     return type.lifetime * (1 - SPREAD * ((ordinal * GOLDEN) % 1.0))
 
 
@@ -112,6 +112,7 @@ class _Plan:
         self.least = min(type.minimum, self.most)
         self.nodes = 0
         self.asked = 0
+        self.work = 0.0
         self.because: list[str] = []
 
     def to(self, nodes: int, because: str) -> None:
@@ -137,7 +138,13 @@ def _wish(
     plan.to(max(plan.nodes, supply.busy), f"{supply.busy} are busy and none of them is ended")
     plan.to(min(plan.nodes, plan.most), _top(plan))
     plan.asked = plan.nodes
-    kept = keep.seen(kept, plan.nodes, supply, at, passed)
+    kept = keep.seen(kept, plan.nodes, plan.work, supply, at, passed)
+    more = keep.ready(kept)
+    if more and plan.work > 0:
+        plan.to(
+            max(plan.nodes, min(ceil(plan.work) + more, plan.most)),
+            f"{more} more are ready for what mostly comes between two looks",
+        )
     stay, patience = keep.stay(kept, at)
     stay = min(stay, have, plan.most)
     plan.to(max(plan.nodes, stay), f"idle nodes are kept for {_time(patience)}, as work came back before")
@@ -158,6 +165,7 @@ def _demand(plan: _Plan) -> None:
     real = f", less {min(need.pending, supply.real):.1f} free on real hosts" if supply.real else ""
     stuck = waiting > 0 and not supply.idle and not supply.coming and need.oldest > PATIENCE
     taken = float(supply.busy) if stuck else supply.used
+    plan.work = supply.used + waiting
     plan.nodes = ceil(taken + waiting - 1e-6)
     plan.because.append(
         f"{waiting:.1f} nodes' worth of jobs wait{real} and {supply.used:.1f} run on {supply.busy} nodes"

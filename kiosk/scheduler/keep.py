@@ -4,14 +4,16 @@ A type's nodes are thought of as a pile: the lowest have work whenever there is 
 the work falls from ten nodes to six, the levels seven to ten are idle from then on; when it rises again, their gaps
 end, and are remembered by their length. From those gaps follows, for any patience, what it would cost in idle
 node-hours. The longest patience is taken with which idle node-hours stay within IDLE_PART of all, counting those that
-nodes are idle anyway, while they wait for others that one job needs at once. What is remembered is a few dozen
-numbers, whatever the farm's size, and fades with time.
+nodes are idle anyway, while they wait for others that one job needs at once. In the same way it is learned by how much
+the work rises between two looks, so that a few nodes are ready for what mostly comes. What is remembered is a few
+dozen numbers, whatever the farm's size, and fades with time.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from math import ceil
 
 from kiosk.scheduler.model import Supply
 
@@ -25,6 +27,12 @@ KNOWN = 6 * 3600.0
 """Seconds until what was learned is believed."""
 FADE = 14 * 86400.0
 """After so long, what was seen counts half."""
+RISES = 12
+"""Rises of the work that are told apart: none, 1, 2 to 3, 4 to 7 nodes and so on."""
+READY = 0.9
+"""The part of the rises that ready nodes cover,"""
+READY_PART = 0.02
+"""where that takes no more than this part of all nodes."""
 MOST = 64
 """So many steps of the pile are told apart; the oldest ones are joined."""
 
@@ -33,7 +41,8 @@ MOST = 64
 class Kept:
     """`level` nodes had work when last seen; `idle` are the levels above, each step with its top and since when it is
     idle (lowest first); `gaps` how many gaps ended in each class of EDGES; `watched` are the seconds seen, `all` the
-    node-seconds, `idle_time` those of them without work, and `forced` those without although work waited."""
+    node-seconds, `idle_time` those of them without work, and `forced` those without although work waited; `work` is
+    the level not rounded, and `rises` counts by how much it rose between two looks."""
 
     level: int = 0
     idle: tuple[tuple[int, float], ...] = ()
@@ -42,10 +51,13 @@ class Kept:
     all: float = 0.0
     idle_time: float = 0.0
     forced: float = 0.0
+    work: float = 0.0
+    rises: tuple[float, ...] = (0.0,) * RISES
 
 
-def seen(kept: Kept, level: int, supply: Supply, at: float, passed: float) -> Kept:
-    """What is remembered after `level` nodes have work at `at`, `passed` seconds after the time before."""
+def seen(kept: Kept, level: int, work: float, supply: Supply, at: float, passed: float) -> Kept:
+    """What is remembered after `level` nodes have work at `at` (`work`: not rounded), `passed` seconds after the time
+    before."""
     gaps = list(kept.gaps) if len(kept.gaps) == len(EDGES) else [0.0] * len(EDGES)
     fade = 0.5 ** (passed / FADE)
     gaps = [n * fade for n in gaps]
@@ -68,7 +80,9 @@ def seen(kept: Kept, level: int, supply: Supply, at: float, passed: float) -> Ke
     forced = kept.forced * fade + min(supply.idle, max(0, level - supply.busy)) * passed
     idling = kept.idle_time * fade + supply.idle * passed
     watched = kept.watched * fade + passed
-    return Kept(level, tuple(idle), tuple(gaps), watched, everything, idling, forced)
+    rises = [n * fade for n in kept.rises] if len(kept.rises) == RISES else [0.0] * RISES
+    rises[min(RISES - 1, ceil(max(0.0, work - kept.work)).bit_length())] += 1
+    return Kept(level, tuple(idle), tuple(gaps), watched, everything, idling, forced, work, tuple(rises))
 
 
 def _end(gaps: list[float], nodes: int, length: float) -> None:
@@ -102,3 +116,17 @@ def _patience(kept: Kept, at: float) -> float:
         ended += n * edge * 1.19
         over -= n
     return best
+
+
+def ready(kept: Kept) -> int:
+    """How many nodes without work cover what comes between two looks, nine times out of ten; none where that would be
+    more than a small part of all nodes."""
+    if kept.watched < KNOWN:
+        return 0
+    below, every = 0.0, sum(kept.rises)
+    for size, n in enumerate(kept.rises):
+        below += n
+        if below >= READY * every:
+            nodes = (1 << size) - 1
+            return nodes if nodes <= READY_PART * kept.all / kept.watched else 0
+    return 0

@@ -120,7 +120,7 @@ class _Total:
 
 class Matcher:
     """The rules for one look. What depends on a word alone (a queue's name, a resource string) is worked out once for
-    each word, as a set of rules in the bits of a number: the lowest bit that all sets share is the first that fits."""
+    each, as a set of rules in the bits of a number: the lowest bit that all sets share is the first that fits."""
 
     def __init__(self, types: Mapping[str, NodeType], rules: Sequence[Rule]) -> None:
         self.types = types
@@ -129,7 +129,9 @@ class Matcher:
         self.texts = [(1 << n, _pattern(rule.text)) for n, rule in enumerate(rules) if rule.text is not None]
         self.without = self.all & ~sum(bit for bit, _ in self.texts)
         self.wanted = [(1 << n, rule.tags, frozenset(rule.values.items())) for n, rule in enumerate(rules)]
-        self.words: tuple[dict[str | None, int], ...] = ({}, {}, {})
+        self.any = _any([rule.text for rule in rules if rule.text is not None])
+        self.who: dict[tuple[str, str, str | None], int] = {}
+        self.words: dict[tuple[str, str | None], int] = {}
         self.text: dict[str, int] = {}
         self.asked: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], int] = {}
         self.fits: dict[tuple[object, ...], Fit | str] = {}
@@ -168,20 +170,17 @@ class Matcher:
         return fit
 
     def _rule(self, queue: str, user: str, group: str | None, r: Requirements) -> int:
-        bits = self.all
-        for seen, word, kind in zip(
-            self.words, (queue, user, group), ("queue", "user", "group"), strict=True
-        ):
-            fitting = seen.get(word)
-            if fitting is None:
-                fitting = seen[word] = self._by_word(kind, word)
-            bits &= fitting
-        if self.texts:
+        who = (queue, user, group)
+        bits = self.who.get(who)
+        if bits is None:
+            bits = self.all
+            for kind, word in zip(("queue", "user", "group"), who, strict=True):
+                bits &= self._by_word(kind, word)
+            self.who[who] = bits
+        if self.texts and bits & ~self.without:
             fitting = self.text.get(r.text)
             if fitting is None:
-                text = r.text[:LONGEST]
-                hits = sum(bit for bit, pattern in self.texts if pattern.search(text))
-                fitting = self.text[r.text] = self.without | hits
+                fitting = self.text[r.text] = self._by_text(r.text[:LONGEST])
             bits &= fitting
         asked = (r.tags, r.values)
         fitting = self.asked.get(asked)
@@ -191,7 +190,18 @@ class Matcher:
         bits &= fitting
         return (bits & -bits).bit_length() - 1
 
+    def _by_text(self, text: str) -> int:
+        if self.any is not None and not self.any.search(text):
+            return self.without
+        return self.without | sum(bit for bit, pattern in self.texts if pattern.search(text))
+
     def _by_word(self, kind: str, word: str | None) -> int:
+        found = self.words.get((kind, word))
+        if found is None:
+            found = self.words[(kind, word)] = self._matching(kind, word)
+        return found
+
+    def _matching(self, kind: str, word: str | None) -> int:
         patterns = (getattr(rule, kind) for rule in self.rules)
         return sum(1 << n for n, p in enumerate(patterns) if p is None or (word and fnmatchcase(word, p)))
 
@@ -216,6 +226,17 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as e:
         raise UsageError(f"{text!r} is no regular expression: {e}", where="rules: text") from None
+
+
+def _any(texts: Sequence[str]) -> re.Pattern[str] | None:
+    """One pattern that finds what any of these would, since most resource strings have none of them; None where they
+    can't be joined (flags and references to groups hold for one pattern alone)."""
+    if not texts or any(re.search(r"\\[1-9]|\(\?[(P]", text) for text in texts):
+        return None
+    try:
+        return re.compile("|".join(f"(?:{text})" for text in texts))
+    except re.error:
+        return None
 
 
 def _within_limits(groups: Iterable[Pending] | Iterable[Running], look: Look) -> dict[str, float]:

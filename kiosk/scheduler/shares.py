@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kiosk.batch.api import Queue, Share
-from kiosk.scheduler.model import Capacity, Claim, Need, NodeType
+from kiosk.scheduler.model import Capacity, Claim, Need, NodeType, Supply
 
 DEEPEST = 16
 LEAST = 1e-6
@@ -39,9 +39,16 @@ def divide(
     shares: Sequence[Share],
     queues: Sequence[Queue],
     types: Mapping[str, NodeType],
+    own: Mapping[str, Supply] | None = None,
 ) -> dict[str, float]:
-    """How many nodes each type is granted for what runs and waits, and for its minimum; not rounded."""
+    """How many nodes each type is granted for what runs and waits, and for its minimum; not rounded. With `own`, what
+    runs are whole nodes that are busy or drain, and jobs that wait use the free slots of the busy ones first; nodes
+    that drain are then in the capacity, but not in what is returned."""
     asked = {name: needs.get(name, Need()) for name in types}
+    if own is not None:
+        asked = {name: _beside(asked[name], own.get(name, Supply())) for name in types}
+        found = divide(capacity, asked, shares, queues, types)
+        return {name: max(0.0, nodes - own.get(name, Supply()).draining) for name, nodes in found.items()}
     runs = {name: min(asked[name].running, type.maximum) for name, type in types.items()}
     base = _base(capacity, runs, types)
     want = {name: max(0.0, min(asked[name].nodes, t.maximum) - base[name]) for name, t in types.items()}
@@ -60,6 +67,18 @@ def divide(
         claims += lines
     granted = _in_passes(capacity, base, claims, types)
     return {name: base[name] + granted.get(name, 0.0) for name in types}
+
+
+def _beside(need: Need, own: Supply) -> Need:
+    """What is asked for beside the nodes that are there, by whole nodes."""
+    running = float(own.busy + own.draining)
+    pending = max(0.0, need.pending - (own.busy - own.used))
+    claims, holds = need.claims, need.holds
+    if pending < need.pending:
+        claims = {claim: nodes * pending / need.pending for claim, nodes in claims.items()}
+    if need.running > 0:
+        holds = {claim: nodes * running / need.running for claim, nodes in holds.items()}
+    return Need(running + pending, pending, running, need.by_queue, need.by_share, need.oldest, claims, holds)
 
 
 @dataclass(slots=True)
@@ -221,24 +240,27 @@ class _Ladder:
         for share in shares:
             self.named[(share.queue, share.name)].append(share)
         self.of_queue = {queue for queue, _ in self.named if queue is not None}
-        self.paths: dict[Claim, Path] = {}
+        self.places: dict[Claim, tuple[int, Path]] = {}
 
     def lines(self, type: str, need: Need) -> list[_Line]:
         """All claims of one type. Of who only holds nodes there is a line as well: its group has what it has."""
         found = []
-        for claim in {**need.claims, **need.holds}:
-            priority = self.priorities.get(claim[0], 0)
-            held, wanted = need.holds.get(claim, 0.0), need.claims.get(claim, 0.0)
-            found.append(_Line(type, priority, self._path(claim), held, wanted))
+        places, claims, holds = self.places, need.claims, need.holds
+        for claim, wanted in claims.items():
+            priority, path = places.get(claim) or self._place(claim)
+            found.append(_Line(type, priority, path, holds.get(claim, 0.0), wanted))
+        for claim, held in holds.items():
+            if claim not in claims:
+                found.append(_Line(type, *self._place(claim), held, 0.0))
         if not need.claims and need.pending > 0:
             found.append(_Line(type, 0, (("", 1.0),), need.running, need.pending))
         return found
 
-    def _path(self, claim: Claim) -> Path:
-        path = self.paths.get(claim)
-        if path is None:
-            path = self.paths[claim] = self._found(*claim)
-        return path
+    def _place(self, claim: Claim) -> tuple[int, Path]:
+        place = self.places.get(claim)
+        if place is None:
+            place = self.places[claim] = (self.priorities.get(claim[0], 0), self._found(*claim))
+        return place
 
     def _found(self, queue: str, user: str, group: str) -> Path:
         of = queue if queue in self.of_queue else None

@@ -87,6 +87,18 @@ def test_the_first_rule_that_fits_wins_and_all_that_it_names_must_fit() -> None:
     assert {name: need.pending for name, need in found.items()} == {"large": 0.25, "debian": 1, "el": 1}
 
 
+@pytest.mark.parametrize("other", ["(?i)nothing", r"(x)\1", "plain"])
+def test_many_patterns_find_the_same_as_each_alone(other: str) -> None:
+    rules = (
+        Rule(text=other, types=("large",)),
+        Rule(text="o(s)=el|EL", types=("el",)),
+        Rule(types=("debian",)),
+    )
+    look = Look(NOW, [waiting(4, text="os=el"), waiting(4, text="EL"), waiting(16, text="xx plain NOTHING")])
+    found, _ = needs(look, TYPES, rules)
+    assert (found["el"].pending, found["large"].pending) == (2, 1)
+
+
 def test_what_no_type_serves_is_reported_with_its_reason_and_fit_for_a_terminal() -> None:
     look = Look(
         NOW, [waiting(7, user="a\x1b[2Jb\n", tags=frozenset({"gpu"}), text="gpu\n"), waiting(1, cores=99)]

@@ -45,7 +45,9 @@ class Kiosk(_Plain):
         work, at = view.farm.work, view.at
         self._record(view, int(at.timestamp()) // HOUR)
         coming = forecast(self.hours.values(), at, HOUR)
-        granted = shares.divide(work.capacity, view.needs, work.shares, work.queues, work.types)
+        granted = shares.divide(
+            work.capacity, view.needs, work.shares, work.queues, work.types, view.supplies
+        )
         found, self.memory = control.targets(
             work.types, view.needs, view.supplies, coming, granted, self.memory, at, work.capacity
         )
