@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -84,7 +85,8 @@ def needs(
         for name, jobs, nodes in _pour(fit, kind.jobs, types, filled):
             total = totals[name]
             total.pending += nodes
-            total.oldest = max(total.oldest, look.at.timestamp() - kind.oldest) if jobs else total.oldest
+            if jobs and kind.oldest is not None:
+                total.oldest = max(total.oldest, (look.at - kind.oldest).total_seconds())
             _add(total.claims, kind.claims, nodes / kind.jobs if jobs else 0.0)
     return {name: total.need() for name, total in totals.items()}, unserved
 
@@ -94,8 +96,8 @@ class _Kind:
     """Jobs that the same types serve."""
 
     jobs: float = 0.0
-    oldest: float = float("inf")
-    claims: dict[Claim, float] = field(default_factory=lambda: defaultdict(float))
+    oldest: datetime | None = None
+    claims: dict[Claim, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -135,29 +137,32 @@ class Matcher:
         self.text: dict[str, int] = {}
         self.asked: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], int] = {}
         self.fits: dict[tuple[object, ...], Fit | str] = {}
+        self.known: dict[Fit, Fit] = {}
 
     def kinds(
         self, groups: Iterable[Pending] | Iterable[Running], look: Look
     ) -> tuple[list[tuple[Fit, _Kind]], list[Unserved]]:
         """Jobs by the types that serve them, those with the least choice first, and what none serves."""
-        found: dict[Fit, _Kind] = defaultdict(_Kind)
+        found: dict[int, tuple[Fit, _Kind]] = {}
         lost: dict[tuple[str, str, str, str], int] = defaultdict(int)
-        oldest = float("inf")
         allowed = _within_limits(groups, look)
         for g in groups:
             fit = self.fit(g)
             if isinstance(fit, str):
                 lost[(_shown(g.queue), _shown(g.user), _shown(g.requirements.text), fit)] += g.jobs
                 continue
-            kind = found[fit]
-            jobs = g.jobs * allowed.get(g.queue, 1.0)
-            if isinstance(g, Pending):
-                oldest = g.oldest.timestamp()
-                if oldest < kind.oldest:
-                    kind.oldest = oldest
-            kind.jobs += jobs
-            kind.claims[(g.queue, g.user, g.group or "")] += jobs
-        return sorted(found.items(), key=lambda item: len(item[0])), _summed(lost)
+            kind = found.get(id(fit))
+            if kind is None:
+                kind = found[id(fit)] = (fit, _Kind())
+            claims, claim = kind[1].claims, (g.queue, g.user, g.group or "")
+            claims[claim] = claims.get(claim, 0.0) + (
+                g.jobs * allowed.get(g.queue, 1.0) if allowed else g.jobs
+            )
+            if isinstance(g, Pending) and (kind[1].oldest is None or g.oldest < kind[1].oldest):
+                kind[1].oldest = g.oldest
+        for _, one in found.values():
+            one.jobs = sum(one.claims.values())
+        return sorted(found.values(), key=lambda item: len(item[0])), _summed(lost)
 
     def fit(self, g: Pending | Running) -> Fit | str:
         """The types that serve such jobs, or why none does."""
@@ -216,7 +221,8 @@ class Matcher:
             else:
                 reasons.append(f"{name} {why}")
         if fit:
-            return tuple(fit)
+            made = tuple(fit)
+            return self.known.setdefault(made, made)  # the same object for the same types: found by its id
         more = f" and {len(reasons) - 3} more types do not fit" if len(reasons) > 3 else ""
         return "; ".join(reasons[:3]) + more
 
@@ -272,6 +278,9 @@ def _pour(
 
 
 def _add(into: dict[Claim, float], claims: Mapping[Claim, float], factor: float) -> None:
+    if not into:
+        into.update({claim: jobs * factor for claim, jobs in claims.items()})
+        return
     for claim, jobs in claims.items():
         into[claim] = into.get(claim, 0.0) + jobs * factor
 
