@@ -28,7 +28,7 @@ from typing import Any
 from kiosk.batch.api import Host, Look, Pending, Queue, Requirements, Running, Share
 from kiosk.cli.common import emit, say, table
 from kiosk.model.flavour import Flavour
-from kiosk.scheduler import control, mapping, shares
+from kiosk.scheduler import control, mapping, shares, supply
 from kiosk.scheduler.forecast import HOUR, forecast
 from kiosk.scheduler.history import KEEP, VERSION, History
 from kiosk.scheduler.model import Capacity, Node, NodeType
@@ -134,9 +134,9 @@ def tick(groups: int) -> dict[str, Any]:
         before = _memory()
         gc.collect()
         gc.disable()
-        own = timed("supplies", lambda: mapping.supplies(seen, known, all_types))
+        own = timed("supplies", lambda: supply.supplies(seen, known, all_types))
         needs, unserved = timed("mapping", lambda: mapping.needs(seen, all_types, all_rules, own))
-        own = timed("supplies", lambda: mapping.with_real(own, seen, known, all_types, needs))
+        own = timed("supplies", lambda: supply.with_real(own, seen, known, all_types, needs))
         timed("history", lambda: kept.record(NOW, needs))
         rows = timed("history", lambda: kept.rows(NOW, HOUR))
         coming = timed("forecast", lambda: forecast(rows, NOW, HOUR))

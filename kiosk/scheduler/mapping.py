@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TypeVar
 
-from kiosk.batch.api import Host, Look, Pending, Requirements, Running
+from kiosk.batch.api import Look, Pending, Requirements, Running
 from kiosk.errors import UsageError
-from kiosk.scheduler.model import COMING, Claim, Need, Node, NodeType, Supply, Unserved
+from kiosk.scheduler.model import Claim, Need, NodeType, Supply, Unserved
 from kiosk.scheduler.settings import Rule
 
 MOST_UNSERVED = 1000
@@ -30,7 +29,6 @@ MOST_UNSERVED = 1000
 MOST_TEXT = 200
 LONGEST = 4096
 """No pattern is searched in more characters of a resource string."""
-T = TypeVar("T")
 Fit = tuple[tuple[str, float], ...]
 """The types that serve a kind of job, in the order of preference, each with the nodes that one job fills."""
 
@@ -67,9 +65,9 @@ def nodes_for(type: NodeType, r: Requirements) -> float:
 def needs(
     look: Look, types: Mapping[str, NodeType], rules: Sequence[Rule], own: Mapping[str, Supply] | None = None
 ) -> tuple[dict[str, Need], list[Unserved]]:
-    """What each type is asked for, and what no type serves. `own` (see `supplies`) says how full each type's nodes
-    are; without it that is taken from what runs. Jobs that are held are no need; of a queue's jobs only as many as
-    its limit lets run. Raises UsageError for a pattern that is none."""
+    """What each type is asked for, and what no type serves. `own` (see kiosk.scheduler.supply) says how full each
+    type's nodes are; without it that is taken from what runs. Jobs that are held are no need; of a queue's jobs only as
+    many as its limit lets run. Raises UsageError for a pattern that is none."""
     mapping = Matcher(types, rules)
     running, _ = mapping.kinds(look.running, look)
     waiting, unserved = mapping.kinds([p for p in look.pending if not p.held], look)
@@ -297,66 +295,3 @@ def _summed(lost: Mapping[tuple[str, str, str, str], int]) -> list[Unserved]:
 def _shown(text: str) -> str:
     """Text of users, fit to be printed on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text[:MOST_TEXT])
-
-
-def supplies(look: Look, nodes: Iterable[Node], types: Mapping[str, NodeType]) -> dict[str, Supply]:
-    """What each type has of kiosk's own nodes. A joined node that takes no jobs now (closed by somebody else, or
-    silent) counts as full. `real` is left for `with_real`."""
-    hosts = {host.name: host for host in look.hosts}
-    counts = {name: [0, 0, 0, 0] for name in types}
-    used = dict.fromkeys(types, 0.0)
-    for node in nodes:
-        if node.type not in counts or node.phase == "gone":
-            continue
-        count = counts[node.type]
-        if node.phase in COMING:
-            count[0] += 1
-        elif node.phase == "joined":
-            full = _filled(hosts.get(node.host or ""))
-            used[node.type] += full
-            count[1 if full else 2] += 1
-        else:
-            count[3] += 1
-    return {
-        name: Supply(coming, busy, idle, draining, used=used[name])
-        for name, (coming, busy, idle, draining) in counts.items()
-    }
-
-
-def _filled(host: Host | None) -> float:
-    if host is None or host.status != "open" or host.slots <= 0:
-        return 1.0
-    return min(1.0, host.used / host.slots)
-
-
-def with_real(
-    own: Mapping[str, Supply],
-    look: Look,
-    nodes: Iterable[Node],
-    types: Mapping[str, NodeType],
-    asked: Mapping[str, Need],
-) -> dict[str, Supply]:
-    """Adds the free slots of hosts that are not kiosk's. A host counts for types whose every tag and value it has;
-    where there are several, for those first that the most nodes are asked of, and nowhere twice."""
-    ours = {node.host for node in nodes if node.host}
-    kinds: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], float] = defaultdict(float)
-    for host in look.hosts:
-        if host.status == "open" and host.name not in ours and not host.mine and host.slots > host.used:
-            kinds[(host.tags, host.values)] += host.slots - host.used
-    real = dict.fromkeys(types, 0.0)
-    open_need = {name: need.pending for name, need in asked.items()}
-    covers = _each(
-        lambda kind: [n for n, t in types.items() if t.tags <= kind[0] and t.values <= kind[1]], kinds
-    )
-    for kind, names in sorted(covers, key=lambda item: len(item[1])):
-        free = float(kinds[kind])
-        for name in sorted(names, key=lambda n: -open_need.get(n, 0.0)):
-            slots = types[name].slots
-            take = min(free, max(0.0, open_need.get(name, 0.0) - real[name]) * slots)
-            real[name] += take / slots
-            free -= take
-    return {name: replace(supply, real=real.get(name, 0.0)) for name, supply in own.items()}
-
-
-def _each(what: Callable[[T], list[str]], of: Iterable[T]) -> list[tuple[T, list[str]]]:
-    return [(one, what(one)) for one in of]
