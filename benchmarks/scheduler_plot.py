@@ -10,7 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.plot import INK, OURS, THEIRS
-from kiosk.scheduler.simulate.farm import Farm, Sample
+from kiosk.scheduler.simulate.farm import Farm
+from kiosk.scheduler.simulate.view import Sample
 
 LINES = {
     "kiosk": (OURS, "-", 1.4),

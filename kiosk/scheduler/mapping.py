@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TypeVar
 
-from kiosk.batch.api import Host, Look, Pending, Requirements, Running
+from kiosk.batch.api import Look, Pending, Requirements, Running
 from kiosk.errors import UsageError
-from kiosk.scheduler.model import COMING, Claim, Need, Node, NodeType, Supply, Unserved
+from kiosk.scheduler.model import Claim, Need, NodeType, Supply, Unserved
 from kiosk.scheduler.settings import Rule
 
 MOST_UNSERVED = 1000
@@ -29,7 +29,6 @@ MOST_UNSERVED = 1000
 MOST_TEXT = 200
 LONGEST = 4096
 """No pattern is searched in more characters of a resource string."""
-T = TypeVar("T")
 Fit = tuple[tuple[str, float], ...]
 """The types that serve a kind of job, in the order of preference, each with the nodes that one job fills."""
 
@@ -66,9 +65,9 @@ def nodes_for(type: NodeType, r: Requirements) -> float:
 def needs(
     look: Look, types: Mapping[str, NodeType], rules: Sequence[Rule], own: Mapping[str, Supply] | None = None
 ) -> tuple[dict[str, Need], list[Unserved]]:
-    """What each type is asked for, and what no type serves. `own` (see `supplies`) says how full each type's nodes
-    are; without it that is taken from what runs. Jobs that are held are no need; of a queue's jobs only as many as
-    its limit lets run. Raises UsageError for a pattern that is none."""
+    """What each type is asked for, and what no type serves. `own` (see kiosk.scheduler.supply) says how full each
+    type's nodes are; without it that is taken from what runs. Jobs that are held are no need; of a queue's jobs only as
+    many as its limit lets run. Raises UsageError for a pattern that is none."""
     mapping = Matcher(types, rules)
     running, _ = mapping.kinds(look.running, look)
     waiting, unserved = mapping.kinds([p for p in look.pending if not p.held], look)
@@ -84,7 +83,8 @@ def needs(
         for name, jobs, nodes in _pour(fit, kind.jobs, types, filled):
             total = totals[name]
             total.pending += nodes
-            total.oldest = max(total.oldest, look.at.timestamp() - kind.oldest) if jobs else total.oldest
+            if jobs and kind.oldest is not None:
+                total.oldest = max(total.oldest, (look.at - kind.oldest).total_seconds())
             _add(total.claims, kind.claims, nodes / kind.jobs if jobs else 0.0)
     return {name: total.need() for name, total in totals.items()}, unserved
 
@@ -94,8 +94,8 @@ class _Kind:
     """Jobs that the same types serve."""
 
     jobs: float = 0.0
-    oldest: float = float("inf")
-    claims: dict[Claim, float] = field(default_factory=lambda: defaultdict(float))
+    oldest: datetime | None = None
+    claims: dict[Claim, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -135,29 +135,32 @@ class Matcher:
         self.text: dict[str, int] = {}
         self.asked: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], int] = {}
         self.fits: dict[tuple[object, ...], Fit | str] = {}
+        self.known: dict[Fit, Fit] = {}
 
     def kinds(
         self, groups: Iterable[Pending] | Iterable[Running], look: Look
     ) -> tuple[list[tuple[Fit, _Kind]], list[Unserved]]:
         """Jobs by the types that serve them, those with the least choice first, and what none serves."""
-        found: dict[Fit, _Kind] = defaultdict(_Kind)
+        found: dict[int, tuple[Fit, _Kind]] = {}
         lost: dict[tuple[str, str, str, str], int] = defaultdict(int)
-        oldest = float("inf")
         allowed = _within_limits(groups, look)
         for g in groups:
             fit = self.fit(g)
             if isinstance(fit, str):
                 lost[(_shown(g.queue), _shown(g.user), _shown(g.requirements.text), fit)] += g.jobs
                 continue
-            kind = found[fit]
-            jobs = g.jobs * allowed.get(g.queue, 1.0)
-            if isinstance(g, Pending):
-                oldest = g.oldest.timestamp()
-                if oldest < kind.oldest:
-                    kind.oldest = oldest
-            kind.jobs += jobs
-            kind.claims[(g.queue, g.user, g.group or "")] += jobs
-        return sorted(found.items(), key=lambda item: len(item[0])), _summed(lost)
+            kind = found.get(id(fit))
+            if kind is None:
+                kind = found[id(fit)] = (fit, _Kind())
+            claims, claim = kind[1].claims, (g.queue, g.user, g.group or "")
+            claims[claim] = claims.get(claim, 0.0) + (
+                g.jobs * allowed.get(g.queue, 1.0) if allowed else g.jobs
+            )
+            if isinstance(g, Pending) and (kind[1].oldest is None or g.oldest < kind[1].oldest):
+                kind[1].oldest = g.oldest
+        for _, one in found.values():
+            one.jobs = sum(one.claims.values())
+        return sorted(found.values(), key=lambda item: len(item[0])), _summed(lost)
 
     def fit(self, g: Pending | Running) -> Fit | str:
         """The types that serve such jobs, or why none does."""
@@ -216,7 +219,8 @@ class Matcher:
             else:
                 reasons.append(f"{name} {why}")
         if fit:
-            return tuple(fit)
+            made = tuple(fit)
+            return self.known.setdefault(made, made)  # the same object for the same types: found by its id
         more = f" and {len(reasons) - 3} more types do not fit" if len(reasons) > 3 else ""
         return "; ".join(reasons[:3]) + more
 
@@ -272,6 +276,9 @@ def _pour(
 
 
 def _add(into: dict[Claim, float], claims: Mapping[Claim, float], factor: float) -> None:
+    if not into:
+        into.update({claim: jobs * factor for claim, jobs in claims.items()})
+        return
     for claim, jobs in claims.items():
         into[claim] = into.get(claim, 0.0) + jobs * factor
 
@@ -288,66 +295,3 @@ def _summed(lost: Mapping[tuple[str, str, str, str], int]) -> list[Unserved]:
 def _shown(text: str) -> str:
     """Text of users, fit to be printed on a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text[:MOST_TEXT])
-
-
-def supplies(look: Look, nodes: Iterable[Node], types: Mapping[str, NodeType]) -> dict[str, Supply]:
-    """What each type has of kiosk's own nodes. A joined node that takes no jobs now (closed by somebody else, or
-    silent) counts as full. `real` is left for `with_real`."""
-    hosts = {host.name: host for host in look.hosts}
-    counts = {name: [0, 0, 0, 0] for name in types}
-    used = dict.fromkeys(types, 0.0)
-    for node in nodes:
-        if node.type not in counts or node.phase == "gone":
-            continue
-        count = counts[node.type]
-        if node.phase in COMING:
-            count[0] += 1
-        elif node.phase == "joined":
-            full = _filled(hosts.get(node.host or ""))
-            used[node.type] += full
-            count[1 if full else 2] += 1
-        else:
-            count[3] += 1
-    return {
-        name: Supply(coming, busy, idle, draining, used=used[name])
-        for name, (coming, busy, idle, draining) in counts.items()
-    }
-
-
-def _filled(host: Host | None) -> float:
-    if host is None or host.status != "open" or host.slots <= 0:
-        return 1.0
-    return min(1.0, host.used / host.slots)
-
-
-def with_real(
-    own: Mapping[str, Supply],
-    look: Look,
-    nodes: Iterable[Node],
-    types: Mapping[str, NodeType],
-    asked: Mapping[str, Need],
-) -> dict[str, Supply]:
-    """Adds the free slots of hosts that are not kiosk's. A host counts for types whose every tag and value it has;
-    where there are several, for those first that the most nodes are asked of, and nowhere twice."""
-    ours = {node.host for node in nodes if node.host}
-    kinds: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], float] = defaultdict(float)
-    for host in look.hosts:
-        if host.status == "open" and host.name not in ours and not host.mine and host.slots > host.used:
-            kinds[(host.tags, host.values)] += host.slots - host.used
-    real = dict.fromkeys(types, 0.0)
-    open_need = {name: need.pending for name, need in asked.items()}
-    covers = _each(
-        lambda kind: [n for n, t in types.items() if t.tags <= kind[0] and t.values <= kind[1]], kinds
-    )
-    for kind, names in sorted(covers, key=lambda item: len(item[1])):
-        free = float(kinds[kind])
-        for name in sorted(names, key=lambda n: -open_need.get(n, 0.0)):
-            slots = types[name].slots
-            take = min(free, max(0.0, open_need.get(name, 0.0) - real[name]) * slots)
-            real[name] += take / slots
-            free -= take
-    return {name: replace(supply, real=real.get(name, 0.0)) for name, supply in own.items()}
-
-
-def _each(what: Callable[[T], list[str]], of: Iterable[T]) -> list[tuple[T, list[str]]]:
-    return [(one, what(one)) for one in of]

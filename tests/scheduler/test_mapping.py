@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from kiosk.batch.api import Host, Look, Pending, Queue, Requirements, Running
 from kiosk.errors import UsageError
 from kiosk.model.flavour import Flavour
-from kiosk.scheduler.mapping import needs, nodes_for, serves, supplies, with_real
+from kiosk.scheduler.mapping import needs, nodes_for, serves
 from kiosk.scheduler.model import Node, NodeType, Phase, Supply
 from kiosk.scheduler.settings import Rule
+from kiosk.scheduler.supply import supplies, with_real
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 EL9 = frozenset({("os", "el9")})

@@ -12,8 +12,9 @@ from kiosk.batch.api import Job, Queue, Requirements, Share
 from kiosk.model.flavour import Flavour
 from kiosk.scheduler.model import Capacity, NodeType
 from kiosk.scheduler.simulate import policies, synthetic
-from kiosk.scheduler.simulate.farm import Farm, View
+from kiosk.scheduler.simulate.farm import Farm
 from kiosk.scheduler.simulate.result import measure, run
+from kiosk.scheduler.simulate.view import View
 from kiosk.scheduler.simulate.workload import Task, Workload, tasks
 
 BEGIN = datetime(2026, 3, 2, tzinfo=UTC)

@@ -13,7 +13,7 @@ from math import ceil
 from kiosk.scheduler import control, shares
 from kiosk.scheduler.forecast import HOUR, HourRow, forecast
 from kiosk.scheduler.model import NodeType
-from kiosk.scheduler.simulate.farm import View
+from kiosk.scheduler.simulate.view import View
 
 
 class _Plain:

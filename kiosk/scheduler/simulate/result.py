@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kiosk.scheduler.simulate.farm import Farm, Policy
+from kiosk.scheduler.simulate.farm import Farm
+from kiosk.scheduler.simulate.view import Policy
 from kiosk.scheduler.simulate.workload import Workload
 
 
