@@ -151,11 +151,16 @@ def metrics(status: Mapping[str, Any], results: Sequence[Result]) -> str:
     gauge("queries", "Commands run to ask the batch system, in it.", {(): status["queries"]}, ())
     gauge("faults", "What could not be looked at or done, in it.", {(): len(status["faults"])}, ())
     for field in ("target", "needed", "pending", "running", "granted", "idle", "real"):
-        values = {(name,): t[field] for name, t in types.items() if t[field] is not None}
+        values: dict[tuple[str, ...], float] = {
+            (name,): t[field] for name, t in types.items() if t[field] is not None
+        }
         gauge(field, f"Nodes: {field}.", values, ("type",))
-    gauge("nodes", "Nodes by type and phase.",
-          {(n, p): c for n, t in types.items() for p, c in t["nodes"].items()}, ("type", "phase"))  # fmt: skip
+    phases: dict[tuple[str, ...], float] = {
+        (n, p): c for n, t in types.items() for p, c in t["nodes"].items()
+    }
+    gauge("nodes", "Nodes by type and phase.", phases, ("type", "phase"))
     gauge("unserved_jobs", "Jobs that no type serves.", {(): sum(u["jobs"] for u in status["unserved"])}, ())
+    outcomes = Counter((type(r.effect).__name__.lower(), str(r.outcome)) for r in results)
     gauge(
         "effects",
         "Effects of the last tick.",

@@ -12,12 +12,13 @@ from kiosk.scheduler import control, shares
 from kiosk.scheduler.breaker import Circuit, Images
 from kiosk.scheduler.control import Memory
 from kiosk.scheduler.forecast import Forecast, HourRow, forecast
-from kiosk.scheduler.mapping import needs, supplies, with_real
+from kiosk.scheduler.mapping import needs
 from kiosk.scheduler.model import Capacity, Need, Node, NodeType, Supply, Target, Unserved
 from kiosk.scheduler.placement import Hypervisor
 from kiosk.scheduler.plan import Plan, Rules, Site
 from kiosk.scheduler.reconcile import reconcile
 from kiosk.scheduler.settings import Rule
+from kiosk.scheduler.supply import supplies, with_real
 
 HORIZON = 3600.0
 """Seconds that the forecast looks ahead."""
@@ -93,9 +94,9 @@ def _wanted(farm: Farm, world: World) -> Decision:
     """Numbers only."""
     if world.look is None:
         return Decision(Plan(), world.memory)
-    asked, unserved = needs(world.look, farm.types, farm.mapping)
     nodes = list(world.nodes.values())
     own = supplies(world.look, nodes, farm.types)
+    asked, unserved = needs(world.look, farm.types, farm.mapping, own)
     there = with_real(own, world.look, nodes, farm.types, asked)
     coming = forecast(world.hours, world.now, HORIZON)
     granted = shares.divide(farm.capacity, asked, world.look.shares, world.look.queues, farm.types, there)
