@@ -18,13 +18,13 @@ from pathlib import Path
 from typing_extensions import override
 
 from kiosk import files
-from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.api import VmSpec
 from kiosk.cloud.qemu import argv
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.cloud.qemu.record import Record
 from kiosk.errors import GuestError
 from kiosk.model.flavour import Flavour
+from kiosk.order import make_bundle
 from tests.boot.farm import LAYERS, Farm, inside, made, settled
 
 MASKED = "systemd.mask=kiosk-contextualize.service systemd.mask=kiosk-ready.target"

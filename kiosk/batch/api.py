@@ -77,7 +77,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue or partition. Higher `priority` goes first; `limit` is the largest number of slots its jobs may have."""
+    """A queue or partition. Higher `priority` goes first; `limit` is the largest number of slots its jobs may have.
+    `is_open` says that its jobs are started; whether it takes new ones is another matter."""
 
     name: str
     priority: int

@@ -101,7 +101,8 @@ def start(
 
     `kiosk vm start debian-12-minimal --layer site/example/base --layer experiment/demo/software --flavour c1`
     """
-    from kiosk.cli.vm_start import Order, launch, plan, rehearse
+    from kiosk.cli.vm_start import launch
+    from kiosk.order import Order, plan, rehearse
 
     driver = cloud(
         ctx, accel, None if direct_kernel is None else "direct-kernel" if direct_kernel else "uefi"

@@ -47,7 +47,9 @@ class NodeType:
 class Node:
     """A node as the ledger has it. `id` is kiosk's own, unique for ever, and the VM's name; `vm` the cloud's. `image`
     has its version. `since` is when it came into its phase, `until` when its life ends, `host` its name in the batch
-    system, `where` its hypervisor (None: the cloud's own scheduler chose), `reason` why it drains or failed."""
+    system, `where` its hypervisor (None: the cloud's own scheduler chose), `reason` why it drains or failed.
+    `missing` is since when the cloud's list, and `silent` since when the batch system, has not had it: each in looks
+    that all succeeded; None while it is there, or while nothing is known."""
 
     id: str
     type: str
@@ -61,13 +63,28 @@ class Node:
     host: str | None = None
     reason: str | None = None
     attempts: int = 0
+    missing: datetime | None = None
+    silent: datetime | None = None
+
+
+Claim = tuple[str, str, str]
+"""Whose jobs: queue, user, group (empty where none)."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What all types together may take; None: no limit but their maxima."""
+
+    nodes: int | None = None
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
 class Need:
     """What one type is asked for now. `nodes` is how many nodes of the type would run all that waits and runs for it
     at once (not rounded), `pending` and `running` their two parts; `by_queue` and `by_share` the pending part, told
-    apart; `oldest` how long the first of the waiting jobs has waited."""
+    apart; `claims` and `holds` the pending and the running part, both by queue, user and group at once, as fair share
+    needs them; `oldest` how many seconds the first of the waiting jobs has waited."""
 
     nodes: float = 0.0
     pending: float = 0.0
@@ -75,19 +92,23 @@ class Need:
     by_queue: Mapping[str, float] = field(default_factory=dict)
     by_share: Mapping[str, float] = field(default_factory=dict)
     oldest: float = 0.0
+    claims: Mapping[Claim, float] = field(default_factory=dict)
+    holds: Mapping[Claim, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Supply:
     """What a type has now, in nodes: `coming` are not joined yet, `busy` and `idle` are joined, `draining` still run
-    jobs and are no supply for new ones. `real` are nodes' worth of hosts that are not kiosk's and serve the same
-    jobs."""
+    jobs and are no supply for new ones (nodes on their way out count there, too, until they are gone). `used` is how
+    many of the busy ones the jobs there would fill (not rounded). `real` are nodes' worth of free slots on hosts that
+    are not kiosk's and serve the same jobs."""
 
     coming: int = 0
     busy: int = 0
     idle: int = 0
     draining: int = 0
     real: float = 0.0
+    used: float = 0.0
 
     @property
     def nodes(self) -> int:

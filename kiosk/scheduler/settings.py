@@ -59,7 +59,8 @@ class Offers(Table):
 
 class TypeTable(Table):
     """`[types.NAME]`: `slots` is the flavour's cores where it is not said, `memory` (MiB) nine tenths of its memory.
-    `max_unavailable` is a number of nodes or a share such as `10%`; `lifetime` that of its VMs."""
+    `max_unavailable` is a number of nodes or a share such as `10%`; `lifetime` that of its VMs; `context` is a
+    file with what their context says besides (`kiosk context check`): the farm to join, and its secrets."""
 
     image: ImageName
     layers: tuple[LayerName, ...] = ()
@@ -71,6 +72,7 @@ class TypeTable(Table):
     lifetime: Seconds = 86400.0
     max_unavailable: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$")] = "10%"
     offers: Offers = Offers()
+    context: Path | None = None
 
     def node_type(self, name: str, flavours: dict[str, str] | None = None) -> NodeType:
         """As the scheduler's core has it; UsageError where the flavour is none."""
@@ -110,6 +112,27 @@ class BatchTable(Table):
     timeout: Seconds = 60.0
 
 
+class CloudTable(Table):
+    """`[cloud]`: where VMs run. `prefix` begins the names of this farm's VMs. Guests have their own outgoing network,
+    or the networks that these `taps` are in, one for each VM, on which the farm can reach them. `memory` (MiB),
+    `cores` and `scratch` (GiB) are what this host has for VMs, where it is not all that it has."""
+
+    driver: Literal["qemu"] = "qemu"
+    prefix: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,15}$")] = "kiosk"
+    taps: Annotated[tuple[Word, ...], Field(max_length=1000)] = ()
+    memory: Annotated[int, Field(ge=1)] | None = None
+    cores: Annotated[int, Field(ge=1)] | None = None
+    scratch: Annotated[int, Field(ge=1)] | None = None
+
+
+class CanaryTable(Table):
+    """`[canary]`: how many `nodes` try a new version of an image, and after which time without jobs having joined is
+    enough."""
+
+    nodes: Annotated[int, Field(ge=1, le=1000)] = 2
+    idle: Seconds = 21_600.0
+
+
 class CapacityTable(Table):
     """`[capacity]`: what all types together may take."""
 
@@ -121,7 +144,9 @@ class SchedulerSettings(Table):
     """The whole file. `tick` is how often the scheduler looks (at most 12 times an hour by default)."""
 
     tick: Seconds = 300.0
-    batch: BatchTable | None = None
+    batch: BatchTable
+    cloud: CloudTable = CloudTable()
+    canary: CanaryTable = CanaryTable()
     capacity: CapacityTable = CapacityTable()
     types: Annotated[dict[TypeName, TypeTable], Field(min_length=1)]
     rules: tuple[Rule, ...] = ()

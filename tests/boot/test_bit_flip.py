@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.files import copy_sparse
+from kiosk.order import make_bundle
 from kiosk.run import run
 from tests.boot.farm import Farm, inside, settled, started
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from contextualize.stages.network import METADATA
-from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud import context_disk
 from kiosk.cloud.api import VmSpec
 from kiosk.cloud.context import SOURCES
@@ -23,6 +22,7 @@ from kiosk.cloud.qemu import argv, driver
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.model.flavour import FLAVOURS
 from kiosk.model.names import LayerRef
+from kiosk.order import make_bundle
 from tests.boot import trial
 from tests.boot.farm import Farm, inside, settled
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kiosk import order
 from kiosk.cli import vm_start
 from kiosk.cloud.hostcache import HostCache
 from kiosk.cloud.qemu import argv
@@ -40,7 +41,7 @@ def test_an_imported_image_boots_to_its_init(terminal: Terminal, tmp_path: Path)
     assert kiosk.sync("foreign").failure is None
 
     cloud = QemuCloud(kiosk.hypervisor.vms, HostCache(kiosk.hypervisor.host))
-    planned = vm_start.plan(cloud.cache, vm_start.Order("foreign", (), "tiny", "foreign-1", None, True))
+    planned = order.plan(cloud.cache, order.Order("foreign", (), "tiny", "foreign-1", None, True))
     state, _ = vm_start.launch(cloud, kiosk.hypervisor.host / "metadata", planned, 60)
     try:
         assert state.phase == "running"

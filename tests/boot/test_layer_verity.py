@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.api import VmState
 from kiosk.cloud.qemu.driver import QemuCloud
 from kiosk.files import copy_sparse
 from kiosk.model.names import LayerRef
+from kiosk.order import make_bundle
 from tests.boot.farm import Farm, inside, settled, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -17,7 +17,7 @@ import pytest
 from contextualize import context as guest
 from contextualize.document import LayerName
 from contextualize.manifest import Declared, Declares, FarmSettings
-from kiosk.cli import vm_start
+from kiosk import order
 from kiosk.cloud import context, context_disk
 from kiosk.cloud.api import VmSpec
 from kiosk.cloud.context_schema import schema
@@ -145,9 +145,9 @@ def test_a_site_that_allows_and_declares_what_is_asked_for() -> None:
 
 def test_a_plan_asks_its_layers(cloud: QemuCloud, tmp_path: Path) -> None:
     told = file(tmp_path, {"hooks": {"prolog": "true"}})
-    order = vm_start.Order("worker", ("site/a/base",), "tiny", "node-1", None, True, context=told)
+    asked = order.Order("worker", ("site/a/base",), "tiny", "node-1", None, True, context=told)
     with pytest.raises(PolicyError, match="no site layer of this machine allows hooks"):
-        vm_start.plan(cloud.cache, order)
+        order.plan(cloud.cache, asked)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
@@ -162,8 +162,8 @@ def test_secrets_are_neither_in_the_plan_nor_in_the_command_nor_in_any_file_that
     cloud: QemuCloud, tmp_path: Path
 ) -> None:
     told = file(tmp_path, {"farm": FARM})
-    order = vm_start.Order("worker", (), "tiny", "node-1", None, True, source="opennebula")
-    planned = replace(vm_start.plan(cloud.cache, order), context=context.given(told))
+    asked = order.Order("worker", (), "tiny", "node-1", None, True, source="opennebula")
+    planned = replace(order.plan(cloud.cache, asked), context=context.given(told))
     assert SECRET not in repr(planned)
     bundle = tmp_path / "bundle"
     bundle.mkdir()

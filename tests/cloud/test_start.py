@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kiosk import order as order_
 from kiosk.cli import vm_start
 from kiosk.cli.vm_common import age, seconds
 from kiosk.cloud.api import Cloud, VmSpec
@@ -29,12 +30,12 @@ from tests.simulators.disks import raw_disk
 from tests.simulators.published import Kiosk, ask
 
 
-def order(*layers: str, image: str = "worker", name: str | None = "node-1") -> vm_start.Order:
-    return vm_start.Order(image, layers, "tiny", name, None, True)
+def order(*layers: str, image: str = "worker", name: str | None = "node-1") -> order_.Order:
+    return order_.Order(image, layers, "tiny", name, None, True)
 
 
 def launch(kiosk: Kiosk, cloud: QemuCloud, *layers: str, timeout: float | None = 1) -> str:
-    planned = vm_start.plan(cloud.cache, order(*layers))
+    planned = order_.plan(cloud.cache, order(*layers))
     state, _ = vm_start.launch(cloud, kiosk.hypervisor.host / "metadata", planned, timeout)
     return state.id
 
@@ -57,9 +58,9 @@ def test_the_driver_is_a_cloud(cloud: QemuCloud) -> None:
 
 
 def test_a_plan_takes_current_versions_from_the_host_cache(cloud: QemuCloud) -> None:
-    planned = vm_start.plan(cloud.cache, order("site/a/base"))
+    planned = order_.plan(cloud.cache, order("site/a/base"))
     assert (str(planned.image), [*map(str, planned.layers)]) == ("worker@1", ["site/a/base@1"])
-    assert vm_start.plan(cloud.cache, order("site/a/base", name=None)).name.startswith("worker-")
+    assert order_.plan(cloud.cache, order("site/a/base", name=None)).name.startswith("worker-")
 
 
 @pytest.mark.parametrize(
@@ -78,31 +79,31 @@ def test_what_is_not_there_is_told_with_what_to_do(
     cloud: QemuCloud, image: str, layers: tuple[str, ...], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error) as caught:
-        vm_start.plan(cloud.cache, order(*layers, image=image))
+        order_.plan(cloud.cache, order(*layers, image=image))
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "a" * 64, "a_b", "node\n"])
 def test_names_that_are_no_host_names_are_refused(cloud: QemuCloud, name: str) -> None:
     if name == "":
-        assert vm_start.plan(cloud.cache, order(name=name)).name.startswith("worker-")
+        assert order_.plan(cloud.cache, order(name=name)).name.startswith("worker-")
         return
     with pytest.raises(UsageError, match="host name"):
-        vm_start.plan(cloud.cache, order(name=name))
+        order_.plan(cloud.cache, order(name=name))
 
 
 def test_a_layer_made_for_another_image_is_refused(kiosk: Kiosk, cloud: QemuCloud) -> None:
     kiosk.image("other")
     assert kiosk.sync().failure is None
     with pytest.raises(PolicyError, match="made for worker, not for other"):
-        vm_start.plan(cloud.cache, order("site/a/base", image="other"))
+        order_.plan(cloud.cache, order("site/a/base", image="other"))
 
 
 def test_two_layers_for_one_folder_are_refused(kiosk: Kiosk, cloud: QemuCloud) -> None:
     kiosk.layer("site/b")
     kiosk.sync()
     with pytest.raises(PolicyError, match="site/a/base and site/b/base would both be mounted at /opt/site"):
-        vm_start.plan(cloud.cache, order("site/a/base", "site/b/base"))
+        order_.plan(cloud.cache, order("site/a/base", "site/b/base"))
 
 
 def test_current_that_points_out_of_the_cache_is_refused(cloud: QemuCloud) -> None:
@@ -110,7 +111,7 @@ def test_current_that_points_out_of_the_cache_is_refused(cloud: QemuCloud) -> No
     current.unlink()
     current.symlink_to("../../../../etc")
     with pytest.raises(CorruptError):
-        vm_start.plan(cloud.cache, order())
+        order_.plan(cloud.cache, order())
 
 
 def test_a_manifest_changed_in_the_cache_is_refused(kiosk: Kiosk, cloud: QemuCloud) -> None:
@@ -131,9 +132,9 @@ def test_without_verified_metadata_nothing_is_started(kiosk: Kiosk, cloud: QemuC
 def test_the_bundle_verifies_from_the_root_of_trust_alone(
     kiosk: Kiosk, cloud: QemuCloud, tmp_path: Path
 ) -> None:
-    planned = vm_start.plan(cloud.cache, order("site/a/base"))
+    planned = order_.plan(cloud.cache, order("site/a/base"))
     refs = (planned.image, *planned.layers)
-    vm_start.make_bundle(cloud.cache, kiosk.hypervisor.host / "metadata", refs, tmp_path / "bundle")
+    order_.make_bundle(cloud.cache, kiosk.hypervisor.host / "metadata", refs, tmp_path / "bundle")
     reader = TrustedRepository(tmp_path / "guest", tmp_path / "bundle", kiosk.root.read_bytes())
     reader.refresh()
     for ref in refs:
@@ -225,7 +226,7 @@ def foreign(kiosk: Kiosk, tmp_path: Path) -> Kiosk:
 def test_an_imported_image_runs_by_its_firmware_and_is_waited_for_no_longer(
     foreign: Kiosk, cloud: QemuCloud
 ) -> None:
-    planned = vm_start.plan(cloud.cache, order(image="foreign", name="legacy-1"))
+    planned = order_.plan(cloud.cache, order(image="foreign", name="legacy-1"))
     state, _ = vm_start.launch(cloud, foreign.hypervisor.host / "metadata", planned, 30)
     assert state.phase == "running" and state.reason is None
     assert record.read(cloud.folder(state.id)).boot == "bios"
@@ -273,7 +274,7 @@ def test_a_vm_is_in_the_network_of_a_tap_interface_that_is_there(
     tap: str, kiosk: Kiosk, cloud: QemuCloud
 ) -> None:
     uefi = QemuCloud(cloud.vms, cloud.cache, accel="tcg", boot="uefi")
-    planned = vm_start.plan(cloud.cache, replace(order(), tap=tap))
+    planned = order_.plan(cloud.cache, replace(order(), tap=tap))
     vm_start.launch(uefi, kiosk.hypervisor.host / "metadata", planned, None)
     assert Path("/sys/class/net", tap, "carrier").read_text() == "1\n"
 
@@ -283,7 +284,7 @@ def test_a_vm_is_in_the_network_of_a_tap_interface_that_is_there(
 )
 def test_what_is_no_tap_interface_is_refused(cloud: QemuCloud, tap: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        vm_start.plan(cloud.cache, replace(order(), tap=tap))
+        order_.plan(cloud.cache, replace(order(), tap=tap))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from tuf.api.metadata import Metadata, Targets
 from kiosk.agent import config as agent_config
 from kiosk.agent.run import Job, Run
 from kiosk.agent.talk import Alone
-from kiosk.cli.vm_start import make_bundle
 from kiosk.cloud.hostcache import HostCache
 from kiosk.config import Settings
 from kiosk.errors import KioskError, NotFoundError, PolicyError, UsageError
 from kiosk.mirror import mirror
 from kiosk.model.names import Version, parse_floor_path, parse_ref
+from kiosk.order import make_bundle
 from kiosk.publish import publish, signed
 from kiosk.publish.prune import prune
 from kiosk.publish.retention import Rule

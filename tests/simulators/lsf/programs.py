@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.simulators.lsf import cluster
+from tests.simulators.lsf import cluster, tables
 from tests.simulators.lsf.cluster import State, admission, batch_status, host, known, load_status, slots
 
 LSID = {
@@ -86,11 +86,16 @@ def bhosts(state: dict[str, Any], words: Sequence[str]) -> str:
         for name, entry in state["hosts"].items()
         if known(state, name) or state["now"] < entry.get("removed", -1e9) + cluster.FORGOTTEN
     ]
-    names = [word for word in words if not word.startswith("-")]
+    names = [] if "-o" in words else [word for word in words if not word.startswith("-")]
     for name in names:
         if name not in known_to_batch:
             raise Failed(f"{name}: No such host/group")
-    wide = "-w" in words or "-l" in words
+    if "-l" in words:
+        return tables.hosts_long(state, names or sorted(known_to_batch))
+    if "-json" in words:
+        understands_json(state, "bhosts")
+        return tables.hosts_json(state, sorted(known_to_batch))
+    wide = "-w" in words
     text = BHOSTS_WIDE if wide else BHOSTS
     for name in names or sorted(known_to_batch):
         used = slots(state, name)
@@ -102,7 +107,11 @@ def bhosts(state: dict[str, Any], words: Sequence[str]) -> str:
 
 
 def bjobs(state: dict[str, Any], words: Sequence[str]) -> str:
-    """Only as it is called: by host, by state, in wide form."""
+    """Only as it is called: by host, by state, in wide form; of all, in long form and as JSON."""
+    if "-json" in words or "-o" in words:
+        understands_json(state, "bjobs")
+    if state["jobs"] and ("-l" in words or "-json" in words):
+        return (tables.jobs_long if "-l" in words else tables.jobs_json)(state["jobs"])
     where = words[words.index("-m") + 1] if "-m" in words else ""
     wanted = {"-r": ("RUN", "UNKWN"), "-s": ("SSUSP", "USUSP", "PSUSP"), "-p": ("PEND",)}
     states = [s for option, found in wanted.items() if option in words for s in found]
@@ -122,6 +131,22 @@ def bjobs(state: dict[str, Any], words: Sequence[str]) -> str:
     return BJOBS + text
 
 
+def understands_json(state: dict[str, Any], program: str) -> None:
+    """Fails as a program does that knows no such option."""
+    if state["dialect"] != "ibm" or state.get("old"):
+        raise Failed(f"{program}: illegal option -- j\nUsage: {program} [-h] [-V]")
+
+
+def bqueues(state: dict[str, Any], words: Sequence[str]) -> str:
+    if "-r" in words and state["dialect"] != "ibm":
+        raise Failed("bqueues: illegal option -- r\nusage: bqueues [-h] [-V] [-w | -l]")
+    return tables.queues(state, words)
+
+
+def bhpart(state: dict[str, Any], words: Sequence[str]) -> str:
+    raise Failed("No host partition in the cluster")
+
+
 def badmin(state: dict[str, Any], words: Sequence[str]) -> str:
     """hclose and hopen of one host."""
     known_options = (
@@ -139,10 +164,16 @@ def badmin(state: dict[str, Any], words: Sequence[str]) -> str:
     if name not in listed(state):
         raise Failed(f"{name}: No such host/group")
     entry = state["hosts"][name]
+    locks = entry.setdefault("locks", {})
     if words[0] == "hclose":
         entry["closed"], entry["lock"] = options.get("-C", "closed"), options.get("-i", "")
+        locks[entry["lock"]] = entry["closed"]
         return f"Close <{name}> ...... done\n"
-    entry["closed"] = ""
+    if "-i" in options:
+        locks.pop(options["-i"], None)
+    else:
+        locks.clear()
+    entry["closed"] = next(iter(locks.values()), "")
     full = slots(state, name) >= entry["slots"]
     return f"Open <{name}> ...... done" + (" : host remains closed due to job limit;  \n" if full else "\n")
 
@@ -172,9 +203,10 @@ def lsadmin(state: dict[str, Any], words: Sequence[str]) -> str:
 
 PROGRAMS: dict[str, Callable[[dict[str, Any], Sequence[str]], str]] = {
     "lsid": lsid, "lsload": lsload, "lshosts": lshosts, "bhosts": bhosts, "bjobs": bjobs, "badmin": badmin,
+    "bqueues": bqueues, "bhpart": bhpart,
     "lsaddhost": lsaddhost, "lsrmhost": lsrmhost, "lsadmin": lsadmin,
 }  # fmt: skip
-BATCH = ("bhosts", "bjobs", "badmin")
+BATCH = ("bhosts", "bjobs", "badmin", "bqueues", "bhpart")
 
 
 def unreachable(state: dict[str, Any], name: str) -> Failed:

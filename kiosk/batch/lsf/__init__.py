@@ -1,0 +1,1 @@
+"""IBM LSF and its open relatives (OpenLava, volclava): by their commands, and by their event log."""

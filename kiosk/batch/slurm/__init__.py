@@ -1,0 +1,1 @@
+"""Slurm: by squeue, sinfo, sshare and scontrol."""

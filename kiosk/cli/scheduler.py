@@ -1,0 +1,243 @@
+"""`kiosk scheduler ...`: the right virtual nodes for what waits in the batch system."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kiosk.cli import common
+from kiosk.cli.common import Json, emit, say, settings, table
+from kiosk.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from kiosk.config import Settings
+    from kiosk.scheduler.run import Scheduler
+    from kiosk.scheduler.settings import SchedulerSettings
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--scheduler-config", metavar="FILE", help="Instead of /etc/kiosk/scheduler.toml."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    group = common.app(
+        "Starts and drains virtual nodes as the jobs in the queue need them.\n\n"
+        "Example: `kiosk scheduler run --observe --once`, then `kiosk scheduler explain`"
+    )
+    for name, command in (("run", run), ("status", status), ("explain", explain), ("check", check)):
+        group.command(name)(command)
+    app.add_typer(group, name="scheduler")
+
+
+def run(
+    ctx: typer.Context,
+    scheduler_config: ConfigFile = None,
+    once: Annotated[bool, typer.Option("--once", help="One tick, and no more.")] = False,
+    observe: Annotated[
+        bool,
+        typer.Option(
+            "--observe", "--dry-run", help="Only say what would be done: nothing is started or ended."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Looks at the batch system and the cloud, starts the nodes that are needed, lets those go that are not; again and
+    again.
+
+    Ends in order by SIGTERM or Ctrl-C; killed at any moment it goes on where it was. One runs for a farm at a time
+    (exit code 4 for a second one).
+
+    Example: `kiosk scheduler run --observe --once` touches nothing.
+    """
+    s, file = settings(ctx), read(scheduler_config)
+    scheduler = made(s, file, observe=observe)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def told(found: dict[str, Any]) -> None:
+        if json:
+            emit(found)
+        else:
+            say("\n".join(summary(found)))
+
+    scheduler.run(once=once, every=file.tick, wait=lambda seconds: not stop.wait(seconds), told=told)
+
+
+def status(ctx: typer.Context, json: Json = False) -> None:
+    """Shows what the scheduler's last tick saw and wanted, and which nodes there are.
+
+    Example: `kiosk scheduler status`
+    """
+    from kiosk.scheduler.ledger import Ledger
+
+    folder = state_folder(settings(ctx))
+    found = folder.status()
+    with Ledger.reading(folder.ledger) as ledger:
+        nodes = sorted(ledger.nodes().values(), key=lambda n: (n.type, n.wanted))
+    rows = [
+        {
+            "id": n.id, "type": n.type, "phase": n.phase, "image": n.image, "since": n.since.isoformat(),
+            "until": n.until.isoformat() if n.until else None, "host": n.host, "where": n.where, "reason": n.reason,
+        }
+        for n in nodes
+    ]  # fmt: skip
+    if json:
+        emit({**found, "nodes": rows})
+        return
+    say("\n".join(summary(found)))
+    if rows:
+        say()
+        table(
+            ("NODE", "PHASE", "SINCE", "IMAGE", "HOST", "REASON"),
+            [
+                (r["id"], r["phase"], r["since"], r["image"], r["host"] or "-", r["reason"] or "")
+                for r in rows
+            ],
+        )
+
+
+def explain(
+    ctx: typer.Context,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[TYPE|NODE]", help="A type or a node; else all types.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Says why there are as many nodes as there are: each rule that moved a number in the last tick, and what became of
+    a node.
+
+    Example: `kiosk scheduler explain worker`
+    """
+    from kiosk.scheduler.ledger import Ledger
+
+    folder = state_folder(settings(ctx))
+    found = folder.status()
+    if what is not None and what not in found["types"]:
+        with Ledger.reading(folder.ledger) as ledger:
+            events = ledger.history(what)
+        if not events:
+            raise NotFoundError(
+                f"{what} is neither a type nor a node that the scheduler knows", hint="kiosk scheduler status"
+            )
+        if json:
+            emit([{"at": e.at.isoformat(), "what": e.what, "note": e.note} for e in events])
+        else:
+            table(("AT", "WHAT", "NOTE"), [(e.at.isoformat(), e.what, e.note or "") for e in events])
+        return
+    types = {n: t for n, t in found["types"].items() if what in (None, n)}
+    if json:
+        emit({**found, "types": types})
+        return
+    for name, one in types.items():
+        say(f"{name}: {one['target'] if one['target'] is not None else 'unknown'} nodes")
+        for sentence in one["because"]:
+            say(f"  {sentence}")
+    for note in [*found["notes"], *found["faults"]]:
+        say(f"! {note}")
+    for lost in found["unserved"] if what is None else ():
+        say(
+            f"! {lost['jobs']} jobs of {lost['user']} in {lost['queue']} are served by no type: {lost['reason']}"
+        )
+
+
+def check(scheduler_config: ConfigFile = None, json: Json = False) -> None:
+    """Reads the configuration and says what it means: the types, and how many nodes of each this host holds.
+
+    Example: `kiosk scheduler check`
+    """
+    from kiosk.scheduler.breaker import Images
+    from kiosk.scheduler.local import hypervisor
+    from kiosk.scheduler.placement import Overhead, holds
+
+    file = read(scheduler_config)
+    on = hypervisor(file.cloud, Path("/var/lib"), Images())
+    types = file.node_types()
+    found = {name: holds(on, t.flavour, Overhead()) for name, t in types.items()}
+    if json:
+        emit({n: {"slots": t.slots, "memory": t.memory, "minimum": t.minimum, "maximum": t.maximum,
+                  "holds": found[n].count, "why": found[n].why} for n, t in types.items()})  # fmt: skip
+        return
+    table(
+        ("TYPE", "IMAGE", "FLAVOUR", "SLOTS#", "MIB#", "MIN#", "MAX#"),
+        [(n, t.image, t.flavour, t.slots, t.memory, t.minimum, t.maximum) for n, t in types.items()],
+    )
+    for name in types:
+        say(f"{name}: {found[name].why}")
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """A tick in a few lines."""
+    lines = [f"{found['at']}  {'observed' if found['observes'] else 'tick'} of {found['seconds']:.2f} s"]
+    for name, one in found["types"].items():
+        nodes = ", ".join(f"{count} {phase}" for phase, count in sorted(one["nodes"].items())) or "none"
+        target = "unknown" if one["target"] is None else one["target"]
+        needed = "" if one["needed"] is None else f", {one['needed']:.1f} needed"
+        lines.append(f"  {name}: {target} wanted{needed}; {nodes}")
+    done: dict[str, int] = {}
+    for effect in found["effects"]:
+        done[f"{effect['what']} {effect['outcome']}"] = (
+            done.get(f"{effect['what']} {effect['outcome']}", 0) + 1
+        )
+    if done:
+        lines.append("  " + ", ".join(f"{count} {what}" for what, count in sorted(done.items())))
+    return [*lines, *(f"  ! {fault}" for fault in found["faults"])]
+
+
+def read(file: Path | None) -> SchedulerSettings:
+    """The scheduler's configuration."""
+    from kiosk.scheduler.settings import FILE, SchedulerSettings
+
+    return SchedulerSettings.read(file or FILE)
+
+
+def state_folder(s: Settings) -> Any:
+    """Where the scheduler keeps its things."""
+    from kiosk.scheduler.state import Folder
+
+    return Folder(s.home / "scheduler")
+
+
+def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
+    """The scheduler of a configuration, on this host."""
+    from kiosk.batch.configured import batch_system
+    from kiosk.cloud.hostcache import HostCache
+    from kiosk.cloud.qemu.driver import QemuCloud
+    from kiosk.scheduler.breaker import BreakerLimits
+    from kiosk.scheduler.model import Capacity
+    from kiosk.scheduler.plan import Rules
+    from kiosk.scheduler.run import Scheduler
+    from kiosk.scheduler.tick import Farm
+
+    cache = HostCache(s.host)
+    capacity = Capacity(file.capacity.nodes, file.capacity.cores)
+    rules = Rules(
+        prefix=file.cloud.prefix,
+        cloud=file.cloud.driver,
+        breaker=BreakerLimits(canaries=file.canary.nodes, idle_promotion=file.canary.idle),
+        nodes=capacity.nodes,
+        cores=capacity.cores,
+    )
+    return Scheduler(
+        farm=Farm(file.node_types(s.flavours), file.rules, capacity, rules),
+        folder=state_folder(s),
+        batch=batch_system(
+            file.batch.system,
+            file.batch.commands,
+            file.batch.events,
+            file.batch.timeout,
+            asks=file.batch.events is not None,
+        ),
+        cloud=QemuCloud(s.vms, cache),
+        cache=cache,
+        metadata=s.host / "metadata",
+        table=file.cloud,
+        vms=s.vms,
+        contexts={name: t.context for name, t in file.types.items() if t.context is not None},
+        observes=observe,
+    )
