@@ -141,7 +141,7 @@ def test_killed_at_random_no_vm_is_lost_and_none_is_started_twice() -> None:
             kills[os.WIFSIGNALED(os.waitpid(child, 0)[1])] += 1
             chance.random()
         assert kills == {True: KILLS}
-        for _ in range(12):
+        for _ in range(200):  # those that were killed between intent and effect count as failures for a while
             tick(site, 5)
         started = [line.split() for line in (folder / "started").read_text().splitlines()]
         assert len(started) > 10
