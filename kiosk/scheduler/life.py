@@ -261,7 +261,8 @@ def _effect(deed: Deed, node: Node, vm: VmState | None, seen: Seen) -> Effect | 
     reason = node.reason or "it leaves"
     host = seen.host.name if seen.host is not None else None
     if deed == "close":
-        return Close(node.id, host, reason) if host is not None and seen.host and not seen.host.mine else None
+        done = seen.host is not None and seen.host.mine and seen.host.status != "open"
+        return Close(node.id, host, reason) if host is not None and not done else None
     if deed == "remove":
         return Remove(node.id, host) if host is not None else None
     id = vm.id if vm is not None else node.vm

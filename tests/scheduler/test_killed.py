@@ -73,18 +73,11 @@ class Files:
         raise NotFoundError("no guest")
 
     def look(self) -> Look:
-        hosts = [
-            Host(
-                vm.name,
-                "closed" if (self.folder / f"{vm.name}.closed").exists() else "open",
-                4,
-                0,
-                0,
-                mine=True,
-            )
-            for vm in self.list_vms()
-            if vm.phase == "ready"
-        ]
+        hosts = []
+        for vm in self.list_vms():
+            closed = (self.folder / f"{vm.name}.closed").exists()
+            if vm.phase == "ready":
+                hosts.append(Host(vm.name, "closed" if closed else "open", 4, 0, 0, mine=closed))
         return Look(self.now(), hosts=hosts)
 
     def close(self, host: str, reason: str) -> None:
