@@ -181,7 +181,9 @@ class Executor:
         except KioskError as e:
             error = e
             return None, lambda: _raise(error)
-        asked = replace(node, phase="launching", since=self.now(), attempts=node.attempts + 1)
+        asked = replace(
+            node, phase="launching", since=self.now(), attempts=node.attempts + 1, missing=None, silent=None
+        )  # before this nobody could list it
         where = f" on {node.where}" if node.where else ""
         return self.ledger.intend(
             node.id, f"start {node.image}{where}", self.now(), asked=asked

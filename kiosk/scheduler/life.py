@@ -53,6 +53,8 @@ class Limits:
     """A guest that was told to drain and that the batch system does not list."""
     stop: float = 600
     """A VM that was told to stop in order; then at once."""
+    end: float = 1800
+    """A failed node's VM; then it is ended at once."""
     remove: float = 86_400
     """A host without VM that the batch system does not let go."""
     mass: float = 21_600
@@ -127,6 +129,7 @@ TABLE: tuple[Row, ...] = (
     Row("failed", "up working ending", "busy"),
     Row("failed", "working", after="drain", do=("kill",)),
     Row("failed", "working"),
+    Row("failed", "up ending", after="end", do=("kill",)),
     Row("failed", "up ending", after="grace", do=("stop",)),
     Row("failed", "up", do=("drain",)),
     Row("failed", "ending"),
@@ -258,7 +261,8 @@ def _effect(deed: Deed, node: Node, vm: VmState | None, seen: Seen) -> Effect | 
     reason = node.reason or "it leaves"
     host = seen.host.name if seen.host is not None else None
     if deed == "close":
-        return Close(node.id, host, reason) if host is not None and seen.host and not seen.host.mine else None
+        done = seen.host is not None and seen.host.mine and seen.host.status != "open"
+        return Close(node.id, host, reason) if host is not None and not done else None
     if deed == "remove":
         return Remove(node.id, host) if host is not None else None
     id = vm.id if vm is not None else node.vm

@@ -101,6 +101,7 @@ def _live(site: Site, rules: Rules, work: Work, hosts: Mapping[str, Host]) -> li
         vms = None if site.vms is None else seen.get(node.id, none)
         if (
             vms is none
+            and node.phase in ("leaving", "failed")
             and node.missing is not None
             and (site.now - node.missing).total_seconds() >= limits.vanish
         ):

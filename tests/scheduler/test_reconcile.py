@@ -11,6 +11,7 @@ import pytest
 from kiosk.batch.api import Host
 from kiosk.cloud.api import VmState
 from kiosk.model.names import Version
+from kiosk.scheduler import execute
 from kiosk.scheduler.effects import Close, Drain, Launch, Stop
 from kiosk.scheduler.model import Supply
 from kiosk.scheduler.orphans import type_of
@@ -336,3 +337,18 @@ def test_a_guest_that_drains_is_no_longer_counted_and_its_successor_comes(farm: 
     farm.go_on({"worker": 2, "big": 0}, 3)
     assert phases(farm) == {"joined": 2, "draining": 1}
     assert not any(isinstance(e, (Stop, Drain)) for e in farm.plan.effects)
+
+
+def test_a_node_that_waited_long_to_be_launched_is_not_missing_the_moment_it_is(
+    farm: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled(farm, 2)
+    monkeypatch.setattr(execute, "IN_A_ROW", 1)
+    farm.world.cloud_fault = "lost"  # after an answer that is lost the others are left for later
+    farm.go_on({"worker": 5, "big": 0}, 2)
+    assert phases(farm)["wanted"] >= 1
+    farm.world.cloud_fault = "slow"
+    for _ in range(6):
+        farm.go_on({"worker": 5, "big": 0}, 1, every=60)
+        assert phases(farm)["failed"] == 0
+        assert sum(vm.removed is None for vm in farm.world.vms.values()) <= 8
