@@ -90,7 +90,7 @@ def test_whatever_is_there_nothing_that_is_needed_may_go(
         held(current, *versions, used=tuple(used)), keep=keep, wanted=[ref(f"worker@{w}") for w in wanted]
     )
     going = [int(str(r.version)) for r, why in found.items() if why is None]
-    before = [v for v in versions if v < current and current in versions]
+    before = [v for v in sorted(versions) if v < current and current in versions]
     assert len(found) == len(versions)
     assert going == sorted(going)
     assert not {current, *used, *wanted, *before[-1:]} & set(going) - set(before[:-1])
