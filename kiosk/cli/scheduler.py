@@ -14,6 +14,8 @@ from kiosk.cli.common import Json, emit, say, settings, table
 from kiosk.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from kiosk.batch.api import BatchSystem
+    from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.config import Settings
     from kiosk.scheduler.run import Scheduler
     from kiosk.scheduler.settings import SchedulerSettings
@@ -30,7 +32,13 @@ def register(app: typer.Typer) -> None:
         "Starts and drains virtual nodes as the jobs in the queue need them.\n\n"
         "Example: `kiosk scheduler run --observe --once`, then `kiosk scheduler explain`"
     )
-    for name, command in (("run", run), ("status", status), ("explain", explain), ("check", check)):
+    for name, command in (
+        ("run", run),
+        ("status", status),
+        ("explain", explain),
+        ("check", check),
+        ("jobs", jobs),
+    ):
         group.command(name)(command)
     app.add_typer(group, name="scheduler")
 
@@ -146,6 +154,43 @@ def explain(
         )
 
 
+def jobs(ctx: typer.Context, json: Json = False) -> None:
+    """Shows the jobs of a workload file (`system = "workload"`): how many wait and run, and how each ended, and where.
+
+    Example: `kiosk scheduler jobs`
+    """
+    from kiosk import clock
+    from kiosk.batch.workload.book import Book
+
+    path = state_folder(settings(ctx)).workload
+    if not path.exists():
+        raise NotFoundError(
+            "no workload has run here yet", where=str(path), hint='[batch] system = "workload"'
+        )
+    book = Book.read(path)
+    counts = book.counts(clock.now())
+    begun = [(n, i, job) for n, group in book.groups.items() for i, job in sorted(group.begun.items())]
+    if json:
+        emit({
+            "groups": {name: dict(states) for name, states in counts.items()},
+            "jobs": [{"group": n, "index": i, "state": job.state, "host": job.host, "attempt": job.attempt,
+                      "status": job.status, "since": job.since.isoformat(),
+                      "ended": job.ended.isoformat() if job.ended else None} for n, i, job in begun],
+        })  # fmt: skip
+        return
+    table(
+        ("JOB", "STATE", "STATUS#", "NODE", "STARTED", "TOOK#"),
+        [
+            (f"{n}.{i}", job.state, "-" if job.status is None else job.status, job.host,
+             job.since.strftime("%H:%M:%S"),
+             "-" if job.ended is None else f"{(job.ended - job.since).total_seconds():.0f} s")
+            for n, i, job in begun
+        ],
+    )  # fmt: skip
+    for name, states in counts.items():
+        say(f"{name}: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+
+
 def check(scheduler_config: ConfigFile = None, json: Json = False) -> None:
     """Reads the configuration and says what it means: the types, and how many nodes of each this host holds.
 
@@ -205,7 +250,6 @@ def state_folder(s: Settings) -> Any:
 
 def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     """The scheduler of a configuration, on this host."""
-    from kiosk.batch.configured import batch_system
     from kiosk.cloud.hostcache import HostCache
     from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.scheduler.breaker import BreakerLimits
@@ -215,6 +259,7 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     from kiosk.scheduler.tick import Farm
 
     cache = HostCache(s.host)
+    cloud = QemuCloud(s.vms, cache)
     capacity = Capacity(file.capacity.nodes, file.capacity.cores)
     rules = Rules(
         prefix=file.cloud.prefix,
@@ -226,14 +271,8 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     return Scheduler(
         farm=Farm(file.node_types(s.flavours), file.rules, capacity, rules),
         folder=state_folder(s),
-        batch=batch_system(
-            file.batch.system,
-            file.batch.commands,
-            file.batch.events,
-            file.batch.timeout,
-            asks=file.batch.events is not None,
-        ),
-        cloud=QemuCloud(s.vms, cache),
+        batch=asked(s, file, cloud, observe=observe),
+        cloud=cloud,
         cache=cache,
         metadata=s.host / "metadata",
         table=file.cloud,
@@ -241,3 +280,18 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
         contexts={name: t.context for name, t in file.types.items() if t.context is not None},
         observes=observe,
     )
+
+
+def asked(s: Settings, file: SchedulerSettings, cloud: QemuCloud, *, observe: bool) -> BatchSystem:
+    """The batch system of a configuration."""
+    from kiosk.batch.configured import batch_system
+    from kiosk.batch.workload.driver import Workload
+    from kiosk.scheduler.guests import FarmGuests
+
+    batch = file.batch
+    if batch.system != "workload":
+        asks = batch.events is not None
+        return batch_system(batch.system, batch.commands, batch.events, batch.timeout, asks=asks)
+    assert batch.file is not None
+    guests = FarmGuests(cloud, file.node_types(s.flavours), file.cloud.prefix)
+    return Workload(batch.file, state_folder(s).workload, guests, batch.timeout, observe)
