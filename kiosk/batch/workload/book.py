@@ -2,7 +2,7 @@
 without a clock and without asking anybody; the file is replaced whole.
 
 What it guarantees: a job is on one host at a time; it is in the book as starting before it is started; it is put back
-only when its host is gone, or says that it has no such job; after `TRIES` it is lost, and not tried for ever.
+only when its host is gone, or has no such job and will not have it; after `TRIES` it is lost, and not tried for ever.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from kiosk.errors import CorruptError
 from kiosk.model.base import explain
 
 TRIES = 3
+SURE = 60.0
+"""Seconds after which a machine that was told to start a job, and does not know it, never will."""
 LARGEST = 64 << 20
 State = Literal["later", "waiting", "starting", "running", "done", "failed", "lost"]
 
@@ -142,7 +144,8 @@ class Book:
             if one is None:
                 continue
             if one.state == "unknown":
-                _back(job, now)
+                if job.phase == "running" or now - job.since >= timedelta(seconds=SURE):
+                    _back(job, now)
             elif one.state == "running":
                 job.phase = "running"
             else:
@@ -173,7 +176,7 @@ class Book:
                 fits = [g for g in open_ if _fits(g, jobs, cores[g.name], memory[g.name])]
                 if not fits:
                     break
-                host = max(fits, key=lambda g: (cores[g.name], g.name)).name
+                host = max(fits, key=lambda g: cores[g.name]).name  # the first listed of those
                 cores[host] += jobs.cores
                 memory[host] += jobs.memory or 0
                 before = group.begun.get(index)
