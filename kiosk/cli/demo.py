@@ -94,7 +94,7 @@ def register(app: typer.Typer) -> None:
         ] = Path("/var/tmp/kiosk-demo"),  # noqa: S108
         keep: Annotated[bool, typer.Option(help="Leave the VM running at the end.")] = False,
     ) -> None:
-        """The whole road on this machine: build, publish, sync, boot, contextualize.
+        """The whole road on this machine: build, publish, sync, boot, contextualize, schedule.
 
         Needs root, 8 GB of disk, and the network of your Debian mirror. `kiosk demo --home /scratch/demo`
         """

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kiosk import files
 from kiosk.batch.workload.book import Book
-from kiosk.cli.common import say, table
+from kiosk.cli.common import say
 from kiosk.errors import KioskError
 from kiosk.run import run, service
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 LIMIT = 420.0
 LOOK = 0.5
+ROW = "{:>7}  {:>7}  {:>7}  {:>4}  {}"
 PHASES = ("wanted", "launching", "booting", "joined", "draining", "leaving")
 SCHEDULER = """\
-tick = "3 s"
+tick = "2 s"
 
 [batch]
 system = "workload"        # no batch system: the jobs of a file, run in the nodes
@@ -63,7 +64,6 @@ def burst(demo: Demo, hypervisor: Mapping[str, str]) -> None:
             say(f"   ({folder / name})")
         file = str(folder / "scheduler.toml")
         demo.do(dict(hypervisor), "scheduler", "check", "--scheduler-config", file)
-        begun = time.monotonic()
         say(f"$ kiosk scheduler run --scheduler-config {file}")
         words = [*demo.kiosk, "scheduler", "run", "--scheduler-config", file]
         log = demo.home / "scheduler.log"
@@ -71,37 +71,35 @@ def burst(demo: Demo, hypervisor: Mapping[str, str]) -> None:
         log.unlink(missing_ok=True)
         try:
             with service(words, log_to=log, env=hypervisor) as running:
-                rows = list(_followed(kept, lambda: running.poll() is not None, begun, log))
+                _follow(kept, lambda: running.poll() is not None, log)
         finally:
             if left := _vms(kept):
                 run([*demo.kiosk, "vm", "stop", "--now", *left], env=hypervisor, timeout=120)
-        table(["seconds#", "jobs waiting#", "running#", "done#", *(f"{p}#" for p in PHASES)], rows)
         demo.do(dict(hypervisor), "scheduler", "jobs")
         facts.append(_ended(kept))
 
 
-def _followed(kept: Path, over: Any, begun: float, log: Path) -> Iterator[tuple[object, ...]]:
-    """A row each time that something changed, until all jobs have ended and no node is left."""
-    last: tuple[object, ...] = ()
+def _follow(kept: Path, over: Callable[[], bool], log: Path) -> None:
+    """A line each time that something changed, until all jobs have ended and no node is left."""
+    begun, last = time.monotonic(), ""
+    say(ROW.format("seconds", "waiting", "running", "done", "nodes"))
     while True:
         time.sleep(LOOK)
         seconds = time.monotonic() - begun
-        found = _status(kept)
         if over() or seconds > LIMIT:
             why = "ended" if over() else f"was not done after {LIMIT:.0f} s"
             raise KioskError(f"the scheduler {why}", where=str(log), hint="What it said stands there.")
-        if found is None:
+        if (found := _status(kept)) is None:
             continue
         jobs, nodes = found
-        left = sum(count for state, count in jobs.items() if state not in ("done", "failed", "lost"))
-        facts = (
-            jobs["waiting"], jobs["starting"] + jobs["running"], jobs["done"],
-            *(nodes[phase] or "" for phase in PHASES),
-        )  # fmt: skip
-        if facts != last:
-            last = facts
-            yield (f"{seconds:.0f}", *facts)
-        if not left and jobs and not _vms(kept):
+        runs = jobs["starting"] + jobs["running"]
+        there = ", ".join(f"{nodes[phase]} {phase}" for phase in PHASES if nodes[phase]) or "none"
+        row = (jobs["waiting"], runs, jobs["done"], there)
+        if str(row) != last:
+            last = str(row)
+            say(ROW.format(f"{seconds:.0f}", *row))
+        if jobs and not runs and not jobs["waiting"] and not jobs["later"] and not _vms(kept):
+            say(ROW.format(f"{seconds:.0f}", *row[:3], "no VM is left"))
             return
 
 
