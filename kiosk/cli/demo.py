@@ -134,6 +134,8 @@ What to try next (as root):
   {kiosk} host list                                  what this hypervisor holds
   {kiosk} vm start debian-12-minimal --layer experiment/demo/software
   {kiosk} vm list; {kiosk} vm console NAME --log     follow it booting
+  {kiosk} scheduler run --scheduler-config {home}/scheduler/scheduler.toml
+                                                     with jobs that you add to workload.toml beside it
   export KIOSK_HOME={home}/kiosk-host
   {kiosk} list; {kiosk} show debian-12-minimal       what is published, and who signed it
   {kiosk} build debian-12-worker                     a full batch worker node"""

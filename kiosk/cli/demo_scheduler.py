@@ -65,7 +65,17 @@ def burst(demo: Demo, hypervisor: Mapping[str, str]) -> None:
         file = str(folder / "scheduler.toml")
         demo.do(dict(hypervisor), "scheduler", "check", "--scheduler-config", file)
         say(f"$ kiosk scheduler run --scheduler-config {file}")
-        words = [*demo.kiosk, "scheduler", "run", "--scheduler-config", file]
+        # it ends with the demo, even where that is killed
+        words = [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            *demo.kiosk,
+            "scheduler",
+            "run",
+            "--scheduler-config",
+            file,
+        ]
         log = demo.home / "scheduler.log"
         kept = demo.home / "hypervisor/scheduler"
         log.unlink(missing_ok=True)

@@ -111,9 +111,13 @@ class Book:
                 hint="Move it away to begin anew.",
             ) from None
 
+    def dump(self) -> bytes:
+        """As the file has it."""
+        return BOOK.dump_json(self, indent=1)
+
     def write(self, path: Path) -> None:
         """Replaces the file, durably."""
-        files.write(path, BOOK.dump_json(self, indent=1), mode=0o600)
+        files.write(path, self.dump(), mode=0o600)
 
     # -- what becomes of it -----------------------------------------------------------------------------
 

@@ -86,8 +86,10 @@ class Workload:
             lock = self.state.with_name(f"{self.state.name}.lock")
             with files.waiting(lock, what="the workload", seconds=self.timeout):
                 book = Book.read(self.state)
+                before = book.dump()
                 yield book
-                book.write(self.state)
+                if book.dump() != before:
+                    book.write(self.state)
         except BatchError:
             raise
         except KioskError as e:
