@@ -20,7 +20,7 @@ BENCH := borgbackup casync curl nginx-light restic rsync time zchunk zsync
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, boot, contextualize
+demo: apt $(VENV)/ready ## The whole road on real input: build, publish, sync, boot, contextualize, schedule
 	@$(if $(SUDO),echo "==> The demo builds images in a chroot and so runs as root: sudo may ask for your password.";) \
 	$(SUDO) $(VENV)/bin/kiosk demo
 

@@ -2,7 +2,8 @@
 
 A recipe becomes an image, the image is signed and published, changed, published again, fetched through a
 real Squid (all of it, then only the difference), booted with a site's and an experiment's layer on it, and
-asked what it is. Everything lives below one folder; what it started is stopped when it ends, however it ends.
+asked what it is. Then jobs wait, and the scheduler starts nodes for them. Everything lives below one folder;
+what it started is stopped when it ends, however it ends.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Annotated
 import typer
 
 from kiosk import data, files
+from kiosk.cli import demo_scheduler
 from kiosk.cli.common import say, size, table
 from kiosk.errors import KioskError, NetworkError, StorageError, UsageError
 from kiosk.run import attached, run, service
@@ -92,7 +94,7 @@ def register(app: typer.Typer) -> None:
         ] = Path("/var/tmp/kiosk-demo"),  # noqa: S108
         keep: Annotated[bool, typer.Option(help="Leave the VM running at the end.")] = False,
     ) -> None:
-        """The whole road on this machine: build, publish, sync, boot, contextualize.
+        """The whole road on this machine: build, publish, sync, boot, contextualize, schedule.
 
         Needs root, 8 GB of disk, and the network of your Debian mirror. `kiosk demo --home /scratch/demo`
         """
@@ -117,6 +119,7 @@ def walk(demo: Demo, keep: bool) -> None:
         second = build_and_publish(demo, "Build the changed recipe: a second version")
         sync(demo, hypervisor, "The hypervisor syncs again: only the difference", first=False)
         boot(demo, hypervisor, keep)
+        demo_scheduler.burst(demo, hypervisor)
     say()
     table(["step", "took#", "what"], [(t, f"{s:.1f} s", facts) for t, s, facts in demo.steps])
     say(
@@ -131,6 +134,8 @@ What to try next (as root):
   {kiosk} host list                                  what this hypervisor holds
   {kiosk} vm start debian-12-minimal --layer experiment/demo/software
   {kiosk} vm list; {kiosk} vm console NAME --log     follow it booting
+  {kiosk} scheduler run --scheduler-config {home}/scheduler/scheduler.toml
+                                                     with jobs that you add to workload.toml beside it
   export KIOSK_HOME={home}/kiosk-host
   {kiosk} list; {kiosk} show debian-12-minimal       what is published, and who signed it
   {kiosk} build debian-12-worker                     a full batch worker node"""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kiosk.cli import common
+from kiosk.cli import common, scheduler_jobs
 from kiosk.cli.common import Json, emit, say, settings, table
 from kiosk.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from kiosk.batch.api import BatchSystem
+    from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.config import Settings
     from kiosk.scheduler.run import Scheduler
     from kiosk.scheduler.settings import SchedulerSettings
@@ -30,7 +32,13 @@ def register(app: typer.Typer) -> None:
         "Starts and drains virtual nodes as the jobs in the queue need them.\n\n"
         "Example: `kiosk scheduler run --observe --once`, then `kiosk scheduler explain`"
     )
-    for name, command in (("run", run), ("status", status), ("explain", explain), ("check", check)):
+    for name, command in (
+        ("run", run),
+        ("status", status),
+        ("explain", explain),
+        ("check", check),
+        ("jobs", scheduler_jobs.jobs),
+    ):
         group.command(name)(command)
     app.add_typer(group, name="scheduler")
 
@@ -205,7 +213,6 @@ def state_folder(s: Settings) -> Any:
 
 def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     """The scheduler of a configuration, on this host."""
-    from kiosk.batch.configured import batch_system
     from kiosk.cloud.hostcache import HostCache
     from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.scheduler.breaker import BreakerLimits
@@ -215,6 +222,7 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     from kiosk.scheduler.tick import Farm
 
     cache = HostCache(s.host)
+    cloud = QemuCloud(s.vms, cache)
     capacity = Capacity(file.capacity.nodes, file.capacity.cores)
     rules = Rules(
         prefix=file.cloud.prefix,
@@ -226,14 +234,8 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     return Scheduler(
         farm=Farm(file.node_types(s.flavours), file.rules, capacity, rules),
         folder=state_folder(s),
-        batch=batch_system(
-            file.batch.system,
-            file.batch.commands,
-            file.batch.events,
-            file.batch.timeout,
-            asks=file.batch.events is not None,
-        ),
-        cloud=QemuCloud(s.vms, cache),
+        batch=asked(s, file, cloud, observe=observe),
+        cloud=cloud,
         cache=cache,
         metadata=s.host / "metadata",
         table=file.cloud,
@@ -241,3 +243,18 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
         contexts={name: t.context for name, t in file.types.items() if t.context is not None},
         observes=observe,
     )
+
+
+def asked(s: Settings, file: SchedulerSettings, cloud: QemuCloud, *, observe: bool) -> BatchSystem:
+    """The batch system of a configuration."""
+    from kiosk.batch.configured import batch_system
+    from kiosk.batch.workload.driver import Workload
+    from kiosk.scheduler.guests import FarmGuests
+
+    batch = file.batch
+    if batch.system != "workload":
+        asks = batch.events is not None
+        return batch_system(batch.system, batch.commands, batch.events, batch.timeout, asks=asks)
+    assert batch.file is not None
+    guests = FarmGuests(cloud, file.node_types(s.flavours), file.cloud.prefix)
+    return Workload(batch.file, state_folder(s).workload, guests, batch.timeout, observe)

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from kiosk.config import read_toml
 from kiosk.model.flavour import Flavour
@@ -60,7 +68,8 @@ class Offers(Table):
 class TypeTable(Table):
     """`[types.NAME]`: `slots` is the flavour's cores where it is not said, `memory` (MiB) nine tenths of its memory.
     `max_unavailable` is a number of nodes or a share such as `10%`; `lifetime` that of its VMs; `context` is a
-    file with what their context says besides (`kiosk context check`): the farm to join, and its secrets."""
+    file with what their context says besides (`kiosk context check`): the farm to join, and its secrets. Idle nodes
+    are kept for as long as was learned to pay, and for `keep` at the most where that is said."""
 
     image: ImageName
     layers: tuple[LayerName, ...] = ()
@@ -70,6 +79,7 @@ class TypeTable(Table):
     minimum: Annotated[int, Field(ge=0, le=100_000)] = 0
     maximum: Annotated[int, Field(ge=0, le=100_000)]
     lifetime: Seconds = 86400.0
+    keep: Seconds | None = None
     max_unavailable: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$")] = "10%"
     offers: Offers = Offers()
     context: Path | None = None
@@ -82,7 +92,7 @@ class TypeTable(Table):
         return NodeType(
             name, self.image, self.layers, flavour, self.slots or flavour.cores,
             self.memory or flavour.memory * 1024 * 9 // 10, self.minimum, self.maximum, self.lifetime, max(1, at_once),
-            self.offers.tags, frozenset(self.offers.values.items()),
+            self.offers.tags, frozenset(self.offers.values.items()), self.keep,
         )  # fmt: skip
 
 
@@ -104,12 +114,24 @@ class Rule(Table):
 
 class BatchTable(Table):
     """`[batch]`: which batch system, where its commands are (`commands`, a folder; else PATH), and for LSF the folder
-    of its event log (`events`), which then is followed instead of asking."""
+    of its event log (`events`), which then is followed instead of asking. `workload` is kiosk's own, without a batch
+    system: the jobs of `file` run in the VMs (docs/scheduler-workload.md)."""
 
-    system: Literal["lsf", "slurm"]
+    system: Literal["lsf", "slurm", "workload"]
     commands: Path | None = None
     events: Path | None = None
+    file: Path | None = None
     timeout: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.system != "workload" and self.file is not None:
+            raise ValueError(f'`file` is of the system "workload", and the system is "{self.system}"')
+        if self.system == "workload" and self.file is None:
+            raise ValueError('the system "workload" needs `file`, the file with its jobs')
+        if self.system == "workload" and (self.commands is not None or self.events is not None):
+            raise ValueError('the system "workload" has neither `commands` nor `events`')
+        return self
 
 
 class CloudTable(Table):
@@ -153,8 +175,12 @@ class SchedulerSettings(Table):
 
     @classmethod
     def read(cls, path: Path = FILE) -> SchedulerSettings:
-        """Reads the file; UsageError names file and key."""
-        return read_toml(path, cls)
+        """Reads the file; UsageError names file and key. A workload's file is found beside it."""
+        found = read_toml(path, cls)
+        if found.batch.file is None:
+            return found
+        batch = found.batch.model_copy(update={"file": path.parent / found.batch.file})
+        return found.model_copy(update={"batch": batch})
 
     def node_types(self, flavours: dict[str, str] | None = None) -> dict[str, NodeType]:
         """The types by name."""

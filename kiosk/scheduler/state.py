@@ -28,7 +28,8 @@ MOST = 200
 
 @dataclass(frozen=True)
 class Folder:
-    """The scheduler's folder: `ledger.sqlite`, `history.sqlite`, `memory.json`, `status.json`, `metrics.prom`."""
+    """The scheduler's folder: `ledger.sqlite`, `history.sqlite`, `memory.json`, `status.json`, `metrics.prom`, and
+    `workload.json` where jobs come from a file."""
 
     root: Path
 
@@ -41,6 +42,11 @@ class Folder:
     def history(self) -> Path:
         """What was asked for in the hours before."""
         return self.root / "history.sqlite"
+
+    @property
+    def workload(self) -> Path:
+        """What became of a workload file's jobs."""
+        return self.root / "workload.json"
 
     def memory(self) -> Memory:
         """What control remembers; nothing where the file is not there, or can't be read."""

@@ -50,6 +50,9 @@ def test_the_demo_walks_the_whole_road_and_leaves_nothing_running() -> None:
     assert difference < full / 10, "the second sync moves only the difference"
     assert "Hello from the demo experiment" in done.stdout
     assert "signed by site-example" in done.stdout
+    for line in ("hello: 4 done", "burst: 4 done", "2 joined", "no VM is left"):
+        assert line in done.stdout, "the scheduler started nodes for jobs, and they went"
+    assert "8 jobs ran on 2 nodes, which are gone" in " ".join(done.stdout.split())
     assert processes_below(home) == []
     assert str(home) not in Path("/proc/self/mounts").read_text()
     root = home / "kiosk-host"

@@ -67,6 +67,18 @@ def test_a_farm_grows_and_shrinks_by_steps() -> None:
     assert target.nodes == 500
 
 
+def test_idle_nodes_are_kept_no_longer_than_the_type_says() -> None:
+    _, after = one(Need(2, running=2), Supply(busy=2, used=2))
+    short = {"el": replace(kind(), keep=30.0)}
+    later = NOW + timedelta(seconds=10)
+    found, after = targets(short, {}, {"el": Supply(idle=2)}, {}, {}, after, later)
+    assert found[0].nodes == 2
+    assert found[0].because[-1] == "idle nodes are kept for 30 s, as work came back before: 2"
+    later += timedelta(seconds=30)
+    assert targets(short, {}, {"el": Supply(idle=2)}, {}, {}, after, later)[0][0].nodes == 0
+    assert one(Need(), Supply(idle=2), memory=after, now=later)[0].nodes == 2, "else as was learned"
+
+
 def test_ten_thousand_jobs_that_vanish_at_once_do_not_empty_the_farm_at_once() -> None:
     _, after = one(pending(500), Supply(busy=300, used=300), maximum=1000)
     target, after = one(Need(), Supply(idle=800), memory=after, now=NOW + LOOK, maximum=1000)
