@@ -145,7 +145,7 @@ def _wish(
             max(plan.nodes, min(ceil(plan.work) + more, plan.most)),
             f"{more} more are ready for what mostly comes between two looks",
         )
-    stay, patience = keep.stay(kept, at)
+    stay, patience = keep.stay(kept, at, plan.type.keep)
     stay = min(stay, have, plan.most)
     plan.to(max(plan.nodes, stay), f"idle nodes are kept for {_time(patience)}, as work came back before")
     if forecast is not None and floor(forecast.low) > plan.nodes:
@@ -232,4 +232,6 @@ def _launches(plans: Sequence[_Plan], room: int, size: Any, why: str) -> None:
 
 
 def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"

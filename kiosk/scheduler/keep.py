@@ -90,9 +90,9 @@ def _end(gaps: list[float], nodes: int, length: float) -> None:
         gaps[min(len(EDGES) - 1, max(0, bisect_right(EDGES, length) - 1))] += nodes
 
 
-def stay(kept: Kept, at: float) -> tuple[int, float]:
-    """The highest level that is still kept, and for how long idle levels are."""
-    patience = _patience(kept, at)
+def stay(kept: Kept, at: float, most: float | None = None) -> tuple[int, float]:
+    """The highest level that is still kept, and for how long idle levels are: `most` seconds at the most."""
+    patience = _patience(kept, at) if most is None else min(most, _patience(kept, at))
     tops = [top for top, since in kept.idle if at - since < patience]
     return max(tops, default=0), patience
 

@@ -27,7 +27,8 @@ COMING: frozenset[Phase] = frozenset({"wanted", "launching", "booting"})
 class NodeType:
     """A kind of node. `slots` jobs of one core run on it, with `memory` MiB for all of them; `tags` and `values` are
     what jobs find there (see kiosk.batch.api.Requirements). `image` and `layers` are names without versions;
-    `max_unavailable` nodes of it may drain at once to be replaced by newer ones, never fewer than one."""
+    `max_unavailable` nodes of it may drain at once to be replaced by newer ones, never fewer than one. Idle ones are
+    kept for `keep` seconds at the most (None: as long as was learned to pay)."""
 
     name: str
     image: str
@@ -41,6 +42,7 @@ class NodeType:
     max_unavailable: int = 1
     tags: frozenset[str] = frozenset()
     values: frozenset[tuple[str, str]] = frozenset()
+    keep: float | None = None
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ class Offers(Table):
 class TypeTable(Table):
     """`[types.NAME]`: `slots` is the flavour's cores where it is not said, `memory` (MiB) nine tenths of its memory.
     `max_unavailable` is a number of nodes or a share such as `10%`; `lifetime` that of its VMs; `context` is a
-    file with what their context says besides (`kiosk context check`): the farm to join, and its secrets."""
+    file with what their context says besides (`kiosk context check`): the farm to join, and its secrets. Idle nodes
+    are kept for as long as was learned to pay, and for `keep` at the most where that is said."""
 
     image: ImageName
     layers: tuple[LayerName, ...] = ()
@@ -70,6 +71,7 @@ class TypeTable(Table):
     minimum: Annotated[int, Field(ge=0, le=100_000)] = 0
     maximum: Annotated[int, Field(ge=0, le=100_000)]
     lifetime: Seconds = 86400.0
+    keep: Seconds | None = None
     max_unavailable: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$")] = "10%"
     offers: Offers = Offers()
     context: Path | None = None
@@ -82,7 +84,7 @@ class TypeTable(Table):
         return NodeType(
             name, self.image, self.layers, flavour, self.slots or flavour.cores,
             self.memory or flavour.memory * 1024 * 9 // 10, self.minimum, self.maximum, self.lifetime, max(1, at_once),
-            self.offers.tags, frozenset(self.offers.values.items()),
+            self.offers.tags, frozenset(self.offers.values.items()), self.keep,
         )  # fmt: skip
 
 
