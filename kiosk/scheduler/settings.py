@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kiosk.config import read_toml
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef
-from kiosk.scheduler.model import NodeType
+from kiosk.scheduler.model import Capacity, NodeType
 
 FILE = Path("/etc/kiosk/scheduler.toml")
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -161,3 +161,8 @@ class SchedulerSettings(Table):
     def node_types(self, flavours: dict[str, str] | None = None) -> dict[str, NodeType]:
         """The types by name."""
         return {name: table.node_type(name, flavours) for name, table in self.types.items()}
+
+    def most(self) -> Capacity:
+        """What all types together may take: no more nodes than there are taps, either."""
+        limits = [n for n in (self.capacity.nodes, len(self.cloud.taps) or None) if n is not None]
+        return Capacity(min(limits, default=None), self.capacity.cores)

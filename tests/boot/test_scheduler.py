@@ -63,8 +63,8 @@ keep = "40 s"
 context = "{context}"
 """
 JOB = """
-kiosk-attest --require image={image},farm=ci || exit 11
-kiosk-attest --require image={newer} 2>/dev/null && image=new || image=old
+kiosk-attest --require 'image={image},farm=ci' || exit 11
+kiosk-attest --require 'image={newer}' 2>/dev/null && image=new || image=old
 sleep 5
 curl -fsS -X PUT -d "$(hostname) $image" {store}/$SLURM_JOB_ID
 """
