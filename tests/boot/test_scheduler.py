@@ -156,7 +156,7 @@ def site(farm: Farm, folder: Path, worker: str) -> Iterator[Site]:
     home = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
     home.chmod(0o755)
     own = copied(farm, folder)
-    (folder / "slurm").mkdir()
+    (folder / "slurm/files").mkdir(parents=True)
     (folder / "slurm/layer.toml").write_text(LAYER)
     publish(own, folder / "slurm", SITE)
     with ExitStack() as stack:
