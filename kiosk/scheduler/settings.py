@@ -40,6 +40,11 @@ def _layer(text: str) -> str:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
+AtOnce = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$"),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
 ImageName = Annotated[str, AfterValidator(_image)]
 LayerName = Annotated[str, AfterValidator(_layer)]
 
@@ -72,7 +77,7 @@ class TypeTable(Table):
     maximum: Annotated[int, Field(ge=0, le=100_000)]
     lifetime: Seconds = 86400.0
     keep: Seconds | None = None
-    max_unavailable: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$")] = "10%"
+    max_unavailable: AtOnce = "10%"
     offers: Offers = Offers()
     context: Path | None = None
 

@@ -49,3 +49,8 @@ def test_a_type_keeps_idle_nodes_no_longer_than_it_says(tmp_path: Path) -> None:
     assert keep.stay(had_two, 39.0, worker.keep) == (2, 40.0)
     assert keep.stay(had_two, 41.0, worker.keep) == (0, 40.0)
     assert keep.stay(had_two, 41.0) == (2, keep.FIRST)
+
+
+@pytest.mark.parametrize(("said", "nodes"), [("2", 2), ('"2"', 2), ('"67%"', 2), ('"1%"', 1)])
+def test_how_many_may_be_unavailable_is_a_number_or_a_share(tmp_path: Path, said: str, nodes: int) -> None:
+    assert read(tmp_path, type=f"max_unavailable = {said}").node_types()["worker"].max_unavailable == nodes
