@@ -113,7 +113,6 @@ class Site:
 
     def until(self, what: str, holds: Callable[[], bool], seconds: float) -> None:
         """Waits until something holds."""
-
         end = time.monotonic() + seconds
         while True:
             self.looks()
@@ -128,7 +127,8 @@ class Site:
     def told(self) -> str:
         """What explains a failure."""
         words = [str(n) for n in self.scheduling.nodes().values()] + self.cluster.nodes()
-        consoles = [self.farm.kiosk("hypervisor", "vm", "console", v, "--log")[-1500:] for v in self.uuids]
+        logs = self.farm.settings.vms.glob("*/console.log")
+        consoles = [log.read_text(errors="replace")[-1500:] for log in logs]
         return "\n".join([*words, self.scheduling.log.read_text()[-4000:], *consoles])
 
     def ran(self, word: str) -> set[str]:
