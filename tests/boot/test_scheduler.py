@@ -60,7 +60,7 @@ flavour = "tiny"
 minimum = 1
 maximum = 3
 max_unavailable = 1
-keep = "40 s"
+keep = "30 s"
 context = "{context}"
 """
 JOB = """
