@@ -21,7 +21,7 @@ import pytest
 
 from kiosk import clock
 from kiosk.cloud.qemu import process
-from kiosk.model.names import ImageRef
+from kiosk.model.names import ImageRef, Version
 from tests.boot import bridge
 from tests.boot.bridge import HOST, Store
 from tests.boot.farm import Farm, also
@@ -143,28 +143,23 @@ class Site:
 def worker(farm: Farm) -> str:
     """The worker image, and a newer version of the same tree that is built and not published; this returns its
     NAME@VERSION."""
-    old = also(farm, WORKER)
-    found = {p.name for p in (farm.home / "kiosk-host/built" / WORKER).iterdir()}
-    if found == {str(old.version)}:
+    old, built = also(farm, WORKER), farm.home / "kiosk-host/built" / WORKER
+    if [folder.name for folder in built.iterdir()] == [str(old.version)]:
         farm.kiosk("kiosk-host", "build", WORKER, timeout=2400)
-    newest = max(
-        (ImageRef.parse(f"{WORKER}@{p.name}") for p in (farm.home / "kiosk-host/built" / WORKER).iterdir()),
-        key=lambda ref: str(ref.version),
-    )
-    return str(newest)
+    return f"{WORKER}@{max(Version.parse(folder.name) for folder in built.iterdir())}"
 
 
 @pytest.fixture
 def site(farm: Farm, folder: Path, worker: str) -> Iterator[Site]:
     """A site on which no scheduler runs yet."""
-    home = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
-    home.chmod(0o755)
     own = copied(farm, folder)
     (folder / "slurm/files").mkdir(parents=True)
     (folder / "slurm/layer.toml").write_text(LAYER)
     publish(own, folder / "slurm", SITE)
     with ExitStack() as stack:
+        home = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
         stack.callback(shutil.rmtree, home)
+        home.chmod(0o755)
         stack.enter_context(bridge.bridge())
         stack.enter_context(bridge.addresses(folder))
         cluster = SlurmCluster(home / "controller", Path("/var/spool/slurmd"), address=HOST, other=CONF)
