@@ -7,9 +7,9 @@ export DEBIAN_FRONTEND := noninteractive
 APT := binutils ca-certificates cryptsetup-bin debootstrap dosfstools e2fsprogs fdisk gpg gpg-agent mtools \
        openssh-client openssl ovmf procps python3-venv qemu-system-x86 qemu-utils rpm squashfs-tools squid \
        systemd systemd-boot-efi tar xz-utils zstd
-TEST := btrfs-progs iproute2 libarchive-tools libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lvm2 munge \
-        nginx-light openssh-server opentracker postgresql python3-m2crypto slurm-client slurm-wlm-basic-plugins \
-        slurmctld slurmd xfsprogs
+TEST := btrfs-progs dnsmasq-base iproute2 libarchive-tools libvirt-clients libvirt-daemon \
+        libvirt-daemon-driver-qemu lvm2 munge nginx-light openssh-server opentracker postgresql python3-m2crypto \
+        slurm-client slurm-wlm-basic-plugins slurmctld slurmd xfsprogs
 
 FAST := -m "not slow" -n 2 --dist loadfile
 

@@ -216,17 +216,18 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     from kiosk.cloud.hostcache import HostCache
     from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.scheduler.breaker import BreakerLimits
-    from kiosk.scheduler.model import Capacity
+    from kiosk.scheduler.local import LIMITS
     from kiosk.scheduler.plan import Rules
     from kiosk.scheduler.run import Scheduler
     from kiosk.scheduler.tick import Farm
 
     cache = HostCache(s.host)
     cloud = QemuCloud(s.vms, cache)
-    capacity = Capacity(file.capacity.nodes, file.capacity.cores)
+    capacity = file.most()
     rules = Rules(
         prefix=file.cloud.prefix,
         cloud=file.cloud.driver,
+        limits=LIMITS,
         breaker=BreakerLimits(canaries=file.canary.nodes, idle_promotion=file.canary.idle),
         nodes=capacity.nodes,
         cores=capacity.cores,

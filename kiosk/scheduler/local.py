@@ -15,12 +15,15 @@ from kiosk.cloud.api import VmSpec
 from kiosk.cloud.hostcache import HostCache
 from kiosk.errors import BusyError, KioskError
 from kiosk.scheduler.breaker import Images
+from kiosk.scheduler.life import Limits
 from kiosk.scheduler.model import Node, NodeType
 from kiosk.scheduler.placement import Hypervisor
 from kiosk.scheduler.settings import CloudTable
 
 SHORTEST = 60
 NETWORK = Path("/sys/class/net")
+LIMITS = Limits(launch=30, vanish=30)
+"""This host's own list is never behind: what it does not have is gone, and its place free."""
 
 
 def hypervisor(table: CloudTable, vms: Path, images: Images) -> Hypervisor:

@@ -19,7 +19,7 @@ from pydantic import (
 from kiosk.config import read_toml
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef
-from kiosk.scheduler.model import NodeType
+from kiosk.scheduler.model import Capacity, NodeType
 
 FILE = Path("/etc/kiosk/scheduler.toml")
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -48,6 +48,11 @@ def _layer(text: str) -> str:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400)]
+AtOnce = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$"),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
 ImageName = Annotated[str, AfterValidator(_image)]
 LayerName = Annotated[str, AfterValidator(_layer)]
 
@@ -80,7 +85,7 @@ class TypeTable(Table):
     maximum: Annotated[int, Field(ge=0, le=100_000)]
     lifetime: Seconds = 86400.0
     keep: Seconds | None = None
-    max_unavailable: Annotated[str, StringConstraints(pattern=r"^([0-9]{1,6}|[0-9]{1,2}%|100%)$")] = "10%"
+    max_unavailable: AtOnce = "10%"
     offers: Offers = Offers()
     context: Path | None = None
 
@@ -185,3 +190,8 @@ class SchedulerSettings(Table):
     def node_types(self, flavours: dict[str, str] | None = None) -> dict[str, NodeType]:
         """The types by name."""
         return {name: table.node_type(name, flavours) for name, table in self.types.items()}
+
+    def most(self) -> Capacity:
+        """What all types together may take: no more nodes than there are taps, either."""
+        limits = [n for n in (self.capacity.nodes, len(self.cloud.taps) or None) if n is not None]
+        return Capacity(min(limits, default=None), self.capacity.cores)

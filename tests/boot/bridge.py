@@ -16,6 +16,7 @@ from tests.boot.farm import waiting_for
 LOCK = Path("/run/lock/kiosk-test-bridge")
 BRIDGE, TAPS = "kiosk-t0", ("kiosk-t1", "kiosk-t2", "kiosk-t3")
 HOST = "10.77.33.1"
+LEASES = "10.77.33.100,10.77.33.200"
 
 
 def guest(tap: str) -> str:
@@ -50,6 +51,34 @@ def bridge() -> Iterator[tuple[str, ...]]:
             yield TAPS
         finally:
             remove()
+
+
+@contextmanager
+def addresses(folder: Path) -> Iterator[None]:
+    """Gives the VMs at the bridge addresses by DHCP, as a site's network does."""
+    words = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--user=root",
+        "--no-ping",
+    ]
+    words += [f"--interface={BRIDGE}", "--except-interface=lo", "--bind-interfaces", "--dhcp-authoritative"]
+    words += [
+        f"--dhcp-range={LEASES},1h",
+        f"--dhcp-leasefile={folder}/leases",
+        f"--pid-file={folder}/dnsmasq.pid",
+    ]
+    with (folder / "dnsmasq.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*words, "--log-facility=-"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
 def remove() -> None:

@@ -119,7 +119,8 @@ def made() -> Iterator[Farm]:
 
 def end_all(farm: Farm) -> None:
     """Ends every VM of this farm, also those that a killed test run left."""
-    for vms in (farm.settings.vms, *(farm.home / "tests").glob("*/vms")):
+    tests = farm.home / "tests"
+    for vms in (farm.settings.vms, *tests.glob("*/vms"), *tests.glob("*/hypervisor/vms")):
         cloud = farm.cloud(vms)
         for state in cloud.list_vms():
             cloud.stop(state.id, now=True)

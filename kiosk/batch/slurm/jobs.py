@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -169,7 +169,7 @@ def document(answer: Answer, key: str) -> list[dict[str, Any]]:
         raise unread(answer, f"printed JSON that can't be read ({e})") from None
     listed_errors = found.get("errors") if isinstance(found, dict) else None
     if listed_errors:
-        raise unread(answer, f"tells of errors: {plain(str(listed_errors))}")
+        raise unread(replace(answer, text=""), f"tells of errors: {plain(str(listed_errors))}")
     records = found.get(key) if isinstance(found, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise unread(answer, f"printed JSON without {key}")

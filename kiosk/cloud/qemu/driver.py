@@ -106,7 +106,7 @@ class QemuCloud:
         with self._not_starting(folder):
             for uuid in [uuid for uuid in process.running() if uuid.startswith(id)]:
                 self._end_process(uuid, monitor=folder / argv.MONITOR, now=now)
-            files.remove_tree(folder)
+            _remove(folder)
 
     def drain(self, id: str, reason: str) -> None:
         """Has the guest drain: its agent hands the reason to kiosk-drain, on standard input."""
@@ -313,6 +313,16 @@ def _wipe(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in KEPT:
             files.discard(path)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a VM's folder: as long as it is seen, it says whose it is."""
+    for path in folder.iterdir():
+        if path.name not in ("vm.json", "start.lock"):
+            files.remove_tree(path)
+    hidden = folder.with_name(f".{folder.name}.gone")
+    folder.rename(hidden)
+    files.remove_tree(hidden)
 
 
 def _wipe_ended(folder: Path, uuid: str) -> None:
