@@ -15,7 +15,7 @@ from kiosk.errors import NotFoundError
 
 if TYPE_CHECKING:
     from kiosk.config import Settings
-    from kiosk.scheduler.run import Scheduler
+    from kiosk.scheduler.run import Planned, Scheduler
     from kiosk.scheduler.settings import SchedulerSettings
 
 ConfigFile = Annotated[
@@ -30,7 +30,12 @@ def register(app: typer.Typer) -> None:
         "Starts and drains virtual nodes as the jobs in the queue need them.\n\n"
         "Example: `kiosk scheduler run --observe --once`, then `kiosk scheduler explain`"
     )
-    for name, command in (("run", run), ("status", status), ("explain", explain), ("check", check)):
+    from kiosk.cli import scheduler_past as past
+
+    for name, command in (
+        ("run", run), ("status", status), ("explain", explain), ("check", check), ("plan", past.plan),
+        ("replay", past.replay), ("simulate", past.simulate),
+    ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(group, name="scheduler")
 
@@ -45,6 +50,12 @@ def run(
             "--observe", "--dry-run", help="Only say what would be done: nothing is started or ended."
         ),
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", metavar="FILE", help="By a plan of `kiosk scheduler plan`: no batch system is asked."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Looks at the batch system and the cloud, starts the nodes that are needed, lets those go that are not; again and
@@ -56,7 +67,7 @@ def run(
     Example: `kiosk scheduler run --observe --once` touches nothing.
     """
     s, file = settings(ctx), read(scheduler_config)
-    scheduler = made(s, file, observe=observe)
+    scheduler = made(s, file, observe=observe, plan=plan or file.batch.plan)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -203,19 +214,30 @@ def state_folder(s: Settings) -> Any:
     return Folder(s.home / "scheduler")
 
 
-def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
-    """The scheduler of a configuration, on this host."""
+def planned(file: SchedulerSettings, plan: Path) -> Planned:
+    """What a plan says at a moment. It is read again each time: it is replaced when it is over. An error where it does
+    not hold now."""
+    from kiosk import clock
+    from kiosk.scheduler.dayplan import DayPlan, configuration
+
+    mine = configuration(file)
+    DayPlan.read(plan).targets(clock.now(), mine, str(plan))
+    return lambda now: DayPlan.read(plan).targets(now, mine, str(plan))
+
+
+def made(s: Settings, file: SchedulerSettings, *, observe: bool, plan: Path | None = None) -> Scheduler:
+    """The scheduler of a configuration, on this host; with a plan, no batch system is asked."""
     from kiosk.batch.configured import batch_system
     from kiosk.cloud.hostcache import HostCache
     from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.scheduler.breaker import BreakerLimits
-    from kiosk.scheduler.model import Capacity
     from kiosk.scheduler.plan import Rules
     from kiosk.scheduler.run import Scheduler
     from kiosk.scheduler.tick import Farm
+    from kiosk.scheduler.unasked import Unasked
 
-    cache = HostCache(s.host)
-    capacity = Capacity(file.capacity.nodes, file.capacity.cores)
+    cache, capacity = HostCache(s.host), file.capacity_of()
+    cloud = QemuCloud(s.vms, cache)
     rules = Rules(
         prefix=file.cloud.prefix,
         cloud=file.cloud.driver,
@@ -226,14 +248,17 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     return Scheduler(
         farm=Farm(file.node_types(s.flavours), file.rules, capacity, rules),
         folder=state_folder(s),
-        batch=batch_system(
+        planned=None if plan is None else planned(file, plan),
+        batch=Unasked(cloud, file.cloud.prefix)
+        if plan is not None
+        else batch_system(
             file.batch.system,
             file.batch.commands,
             file.batch.events,
             file.batch.timeout,
             asks=file.batch.events is not None,
         ),
-        cloud=QemuCloud(s.vms, cache),
+        cloud=cloud,
         cache=cache,
         metadata=s.host / "metadata",
         table=file.cloud,

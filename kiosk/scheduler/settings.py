@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kiosk.config import read_toml
 from kiosk.model.flavour import Flavour
 from kiosk.model.names import ImageRef, LayerRef
-from kiosk.scheduler.model import NodeType
+from kiosk.scheduler.model import Capacity, NodeType
 
 FILE = Path("/etc/kiosk/scheduler.toml")
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -104,12 +104,14 @@ class Rule(Table):
 
 class BatchTable(Table):
     """`[batch]`: which batch system, where its commands are (`commands`, a folder; else PATH), and for LSF the folder
-    of its event log (`events`), which then is followed instead of asking."""
+    of its event log (`events`), which then is followed instead of asking. With `plan`, a file of `kiosk scheduler
+    plan`, nothing is asked at all."""
 
     system: Literal["lsf", "slurm"]
     commands: Path | None = None
     events: Path | None = None
     timeout: Seconds = 60.0
+    plan: Path | None = None
 
 
 class CloudTable(Table):
@@ -155,6 +157,10 @@ class SchedulerSettings(Table):
     def read(cls, path: Path = FILE) -> SchedulerSettings:
         """Reads the file; UsageError names file and key."""
         return read_toml(path, cls)
+
+    def capacity_of(self) -> Capacity:
+        """What all types together may take."""
+        return Capacity(self.capacity.nodes, self.capacity.cores)
 
     def node_types(self, flavours: dict[str, str] | None = None) -> dict[str, NodeType]:
         """The types by name."""
