@@ -295,7 +295,7 @@ def test_supplies_tell_who_is_there_for_jobs(farm: Scheduler) -> None:
     nodes = list(farm.nodes().values())
     nodes[3] = replace(nodes[3], phase="booting")
     hosts = [farm.world._host(h) for h in farm.world.hosts.values()]
-    found = supplies(Look(farm.world.now, hosts=hosts), nodes, TYPES)["worker"]
+    found = supplies(Look(farm.world.time.now(), hosts=hosts), nodes, TYPES)["worker"]
     assert (found.nodes + found.draining, found.coming) == (4, 1)
     assert isinstance(found, Supply)
 
@@ -320,7 +320,7 @@ def test_hostile_names_of_vms_and_hosts_are_nobody_s(farm: Scheduler) -> None:
     settled(farm, 1)
     vm = VmState("x", "x", "kiosk-worker-\x1b[2J", "?", (), "", "ready", farm.world.time.wall)
     assert type_of(vm.name, "kiosk") is None
-    look = Look(farm.world.now, hosts=[Host("", "open", 0, 0, 0), Host("..", "closed", 0, 0, 0)])
+    look = Look(farm.world.time.now(), hosts=[Host("", "open", 0, 0, 0), Host("..", "closed", 0, 0, 0)])
     assert supplies(look, farm.nodes().values(), TYPES)["worker"].busy == 1
 
 
