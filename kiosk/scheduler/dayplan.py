@@ -6,8 +6,8 @@ one or a later time; within its day it has a number for each type at each moment
 each number has its reasons. The file is replaced whole.
 
 How it is made: the jobs of the day before are run again through the simulated farm, under the scheduler's own core and
-this configuration. A stretch of an hour gets the most nodes that it had within it, counted from `AHEAD` seconds before,
-so that they have joined when the work comes. Where the history knows what is usual at that hour, the number is kept
+this configuration. A stretch of an hour gets the most nodes that were wanted within it or in the `AHEAD` seconds after
+it, so that they have joined when the work comes. Where the history knows what is usual at that hour, the number is kept
 between what was asked for at least and at most nine times out of ten.
 """
 
@@ -181,12 +181,12 @@ def _stretches(
     zero = (beginning(like) - farm.work.begin).total_seconds()
     peaks = [0] * 24
     for sample in farm.samples:
-        had = sample.nodes.get(name, 0)
+        had = sample.wanted.get(name, 0)
         for at in (sample.at - zero, sample.at - zero - AHEAD):
             if 0 <= (hour := floor(at / 3600)) < 24:
                 peaks[hour] = max(peaks[hour], had)
     for hour, peak in enumerate(peaks):
-        because = [f"on {like} there would have been up to {peak} nodes at this hour: {peak}"]
+        because = [f"on {like} up to {peak} nodes would have been wanted at this hour: {peak}"]
         nodes = peak
         known = usual[hour].get(name)
         if known is not None and known.high > 0:

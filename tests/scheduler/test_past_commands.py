@@ -28,7 +28,7 @@ def test_a_plan_is_written_and_run_by_and_says_why(terminal: Terminal, tmp_path:
     code, said, err = terminal.run(*words, "--out", str(out), "--day", "2026-11-25", "--dry-run")
     assert (code, err) == (0, "") and "would write" in said and not out.exists()
     code, said, _ = terminal.run(*words, "--out", str(out), "--day", "2026-11-25")
-    assert code == 0 and "on 2026-11-24 there would have been up to 8 nodes at this hour: 8" in said
+    assert code == 0 and "on 2026-11-24 up to 8 nodes would have been wanted at this hour: 8" in said
     assert DayPlan.read(out).unserved == 0
     terminal.run(*words, "--out", str(out), "--day", "2026-11-20", "--like", "2026-11-24")
     run = ["scheduler", "run", "--once", "--observe", "--scheduler-config", config, "--plan", str(out)]

@@ -187,7 +187,8 @@ class Farm:
     def _look(self) -> bool:
         view = View(self, self.now)
         stopped = False
-        for name, nodes in self.policy.decide(view).items():
+        wanted = self.policy.decide(view)
+        for name, nodes in wanted.items():
             pool = self.pools[name]
             have = len(pool.nodes) - pool.draining
             # nodes that drain hold their place: the maximum is of VMs
@@ -200,7 +201,7 @@ class Farm:
         busy = sum(p.used / p.type.slots for p in self.pools.values())
         nodes_now = {name: len(pool.nodes) for name, pool in self.pools.items()}
         pending = sum(map(len, self.waiting.values()))
-        self.samples.append(Sample(self.now, pending, nodes_now, busy, dict(self._has)))
+        self.samples.append(Sample(self.now, pending, nodes_now, busy, dict(self._has), wanted))
         return stopped
 
     def _room(self, pool: Pool) -> int:
