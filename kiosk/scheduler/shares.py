@@ -247,20 +247,20 @@ class _Ladder:
         """All claims of one type, those with one place in the tree as one. Of who only holds nodes there is a line as
         well: its group has what it has."""
         found: dict[int, _Line] = {}
-        places, claims, holds = self.places, need.claims, need.holds
-        for claim, wanted in claims.items():
+        places = self.places
+        for claim, wanted in need.claims.items():
             place = places.get(claim) or self._place(claim)
             line = found.get(id(place))
             if line is None:
-                found[id(place)] = _Line(type, *place, holds.get(claim, 0.0), wanted)
+                found[id(place)] = _Line(type, *place, 0.0, wanted)
             else:
-                line.held += holds.get(claim, 0.0)
                 line.wanted += wanted
-        for claim, held in holds.items():
-            if claim not in claims:
-                place = self._place(claim)
-                line = found.setdefault(id(place), _Line(type, *place, 0.0, 0.0))
-                line.held += held
+        for claim, held in need.holds.items():
+            place = places.get(claim) or self._place(claim)
+            line = found.get(id(place))
+            if line is None:
+                line = found[id(place)] = _Line(type, *place, 0.0, 0.0)
+            line.held += held
         if not need.claims and need.pending > 0:
             return [*found.values(), _Line(type, 0, (("", 1.0),), need.running, need.pending)]
         return list(found.values())
