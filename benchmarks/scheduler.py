@@ -4,9 +4,9 @@
 weeks of history; as many launches as a tick may have. Measured is the processor time of the whole decision (`decide`),
 with the history read before and written after it, each size in a fresh process for its peak of memory. What a look
 returns, the cloud's list and the ledger's nodes are there before. Python's collector of cycles is off, as in the
-scheduler. `--groups` says how many kinds of jobs the pending ones are: 5,000 is what a large farm has, 200,000 the worst
-that can be. Besides, LSF's drivers are asked for an hour of ticks, and the commands are counted that they run. Writes
-benchmarks/results/scheduler.json.
+scheduler. `--groups` says how many kinds of jobs the pending ones are: 5,000 is what a large farm has, 200,000 the
+worst that can be. Besides, LSF's drivers are asked for an hour of ticks, and the commands are counted that they run.
+Writes benchmarks/results/scheduler.json.
 """
 
 from __future__ import annotations
