@@ -142,10 +142,16 @@ journalctl -o cat -u kiosk-agent | grep "unknown key 'hots'"
     )
 
 
+QEMU = (
+    "qemu-system-x86_64 -accel tcg -m 64 -display none -monitor none -serial none -pidfile /var/lib/kiosk/qemu.pid "
+    "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+)
+
+
 def test_the_scheduler_ticks_in_its_confinement_and_goes_on_after_it_was_killed(
     kiosk: Kiosk, tmp_path: Path
 ) -> None:
-    """LSF's commands run in there; its ledger, status and metrics are written; who it started lives on without it."""
+    """LSF's commands run in there; its ledger, status and metrics are written; a VM that began there lives on."""
     machine = installed(kiosk, tmp_path)
     names = ("lsid", "bjobs", "bqueues", "bhosts", "lshosts")
     folder = install(tmp_path / "lsf", {k: v for name in names for k, v in recorded(f"{name}.txt").items()})
@@ -160,7 +166,11 @@ def test_the_scheduler_ticks_in_its_confinement_and_goes_on_after_it_was_killed(
         'tick = "1 s"\n[batch]\nsystem = "lsf"\ncommands = "/opt/lsf/bin"\n'
         '[types.worker]\nimage = "worker"\nflavour = "c2"\nmaximum = 4\n',
     )
-    machine.put("/etc/systemd/system/kiosk-scheduler.service.d/soon.conf", "[Service]\nRestartSec=1\n")
+    machine.put(
+        "/etc/systemd/system/kiosk-scheduler.service.d/soon.conf",
+        "[Service]\nRestartSec=1\nExecStart=\n"
+        f"ExecStart=/bin/sh -c '{QEMU} & exec /usr/bin/kiosk scheduler run'\n",
+    )
     said = machine.run(
         WAIT.partition("systemctl start")[0]
         + """
@@ -174,6 +184,7 @@ until_ 'test "$(systemctl show -P NRestarts kiosk-scheduler)" = 1'
 touch /mnt/since; ticked
 systemctl stop kiosk-scheduler
 test "$(systemctl show -P Result kiosk-scheduler)" = success
+tr '\\0' ' ' </proc/$(cat /var/lib/kiosk/qemu.pid)/cmdline | grep qemu-system
 grep kiosk_scheduler_target /var/lib/kiosk/scheduler/metrics.prom
 journalctl --no-pager -o cat -u kiosk-scheduler >/mnt/words
 """
