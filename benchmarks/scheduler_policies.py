@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import goals, swf
+from benchmarks import goals
 from benchmarks.goals import Goal
 from kiosk import files
 from kiosk.cli.common import emit, guard, say, table
-from kiosk.scheduler.simulate import policies, synthetic
+from kiosk.scheduler.simulate import past, policies, synthetic
 from kiosk.scheduler.simulate.farm import Farm
 from kiosk.scheduler.simulate.result import Result, run
 from kiosk.scheduler.simulate.workload import Workload
@@ -146,7 +146,7 @@ def main() -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    works = [swf.workload(path, given.nodes, given.slots) for path in given.trace]
+    works = [past.trace(path, given.nodes, given.slots) for path in given.trace]
     works += [make() for make in synthetic.ALL]
     results, farms, least = compare(works)
     rows = [asdict(result) for result in results]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kiosk.batch.api import BatchSystem
     from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.config import Settings
-    from kiosk.scheduler.run import Scheduler
+    from kiosk.scheduler.run import Planned, Scheduler
     from kiosk.scheduler.settings import SchedulerSettings
 
 ConfigFile = Annotated[
@@ -32,13 +32,12 @@ def register(app: typer.Typer) -> None:
         "Starts and drains virtual nodes as the jobs in the queue need them.\n\n"
         "Example: `kiosk scheduler run --observe --once`, then `kiosk scheduler explain`"
     )
+    from kiosk.cli import scheduler_past as past
+
     for name, command in (
-        ("run", run),
-        ("status", status),
-        ("explain", explain),
-        ("check", check),
-        ("jobs", scheduler_jobs.jobs),
-    ):
+        ("run", run), ("status", status), ("explain", explain), ("check", check), ("jobs", scheduler_jobs.jobs),
+        ("plan", past.plan), ("replay", past.replay), ("simulate", past.simulate),
+    ):  # fmt: skip
         group.command(name)(command)
     app.add_typer(group, name="scheduler")
 
@@ -53,6 +52,12 @@ def run(
             "--observe", "--dry-run", help="Only say what would be done: nothing is started or ended."
         ),
     ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", metavar="FILE", help="By a plan of `kiosk scheduler plan`: no batch system is asked."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Looks at the batch system and the cloud, starts the nodes that are needed, lets those go that are not; again and
@@ -64,7 +69,7 @@ def run(
     Example: `kiosk scheduler run --observe --once` touches nothing.
     """
     s, file = settings(ctx), read(scheduler_config)
-    scheduler = made(s, file, observe=observe)
+    scheduler = made(s, file, observe=observe, plan=plan or file.batch.plan)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -211,8 +216,19 @@ def state_folder(s: Settings) -> Any:
     return Folder(s.home / "scheduler")
 
 
-def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
-    """The scheduler of a configuration, on this host."""
+def planned(file: SchedulerSettings, plan: Path) -> Planned:
+    """What a plan says at a moment. It is read again each time: it is replaced when it is over. An error where it does
+    not hold now."""
+    from kiosk import clock
+    from kiosk.scheduler.dayplan import DayPlan, configuration
+
+    mine = configuration(file)
+    DayPlan.read(plan).targets(clock.now(), mine, str(plan))
+    return lambda now: DayPlan.read(plan).targets(now, mine, str(plan))
+
+
+def made(s: Settings, file: SchedulerSettings, *, observe: bool, plan: Path | None = None) -> Scheduler:
+    """The scheduler of a configuration, on this host; with a plan, no batch system is asked."""
     from kiosk.cloud.hostcache import HostCache
     from kiosk.cloud.qemu.driver import QemuCloud
     from kiosk.scheduler.breaker import BreakerLimits
@@ -220,10 +236,10 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     from kiosk.scheduler.plan import Rules
     from kiosk.scheduler.run import Scheduler
     from kiosk.scheduler.tick import Farm
+    from kiosk.scheduler.unasked import Unasked
 
-    cache = HostCache(s.host)
+    cache, capacity = HostCache(s.host), file.most()
     cloud = QemuCloud(s.vms, cache)
-    capacity = file.most()
     rules = Rules(
         prefix=file.cloud.prefix,
         cloud=file.cloud.driver,
@@ -235,7 +251,8 @@ def made(s: Settings, file: SchedulerSettings, *, observe: bool) -> Scheduler:
     return Scheduler(
         farm=Farm(file.node_types(s.flavours), file.rules, capacity, rules),
         folder=state_folder(s),
-        batch=asked(s, file, cloud, observe=observe),
+        planned=None if plan is None else planned(file, plan),
+        batch=asked(s, file, cloud, observe=observe) if plan is None else Unasked(cloud, file.cloud.prefix),
         cloud=cloud,
         cache=cache,
         metadata=s.host / "metadata",

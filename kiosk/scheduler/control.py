@@ -38,9 +38,6 @@ LONGEST = 900.0
 """After a longer pause the steps are no larger."""
 PATIENCE = 900.0
 """Jobs that waited so long, with no node idle or coming, do not fit the free slots of busy nodes."""
-GOLDEN = 0.6180339887498949
-SPREAD = 0.125
-"""Lifetimes end within the last eighth of the longest."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,6 @@ class Memory:
 
 
 MEMORY = TypeAdapter(Memory)
-
-
-def lifetime(type: NodeType, ordinal: int) -> float:
-    """Seconds that the `ordinal`th node of a type lives before it drains. Any number of nodes that start together end
-    evenly spread over the last eighth of the type's lifetime (the golden section's sequence leaves no gap)."""
-    return type.lifetime * (1 - SPREAD * ((ordinal * GOLDEN) % 1.0))
 
 
 def targets(

@@ -133,7 +133,7 @@ class Matcher:
         self.who: dict[tuple[str, str, str | None], int] = {}
         self.words: dict[tuple[str, str | None], int] = {}
         self.text: dict[str, int] = {}
-        self.asked: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], int] = {}
+        self.asked: dict[tuple[frozenset[str], frozenset[tuple[str, str]]], tuple[int, int]] = {}
         self.fits: dict[tuple[object, ...], Fit | str] = {}
         self.known: dict[Fit, Fit] = {}
 
@@ -165,14 +165,21 @@ class Matcher:
     def fit(self, g: Pending | Running) -> Fit | str:
         """The types that serve such jobs, or why none does."""
         r = g.requirements
-        rule = self._rule(g.queue, g.user, g.group, r) if self.rules else -1
-        key = (rule, r.cores, r.one_host, r.memory, r.tags, r.values)
+        asked = (r.tags, r.values)
+        found = self.asked.get(asked)
+        if found is None:
+            fitting = sum(bit for bit, tags, values in self.wanted if tags <= r.tags and values <= r.values)
+            found = self.asked[asked] = (fitting, len(self.asked))
+        rule = self._rule(g.queue, g.user, g.group, r.text) & found[0]
+        rule = (rule & -rule).bit_length() - 1
+        key = (rule, r.cores, r.one_host, r.memory, found[1])
         fit = self.fits.get(key)
         if fit is None:
             fit = self.fits[key] = self._serving(rule, r)
         return fit
 
-    def _rule(self, queue: str, user: str, group: str | None, r: Requirements) -> int:
+    def _rule(self, queue: str, user: str, group: str | None, text: str) -> int:
+        """The rules that fit by who and by the resource string."""
         who = (queue, user, group)
         bits = self.who.get(who)
         if bits is None:
@@ -181,17 +188,11 @@ class Matcher:
                 bits &= self._by_word(kind, word)
             self.who[who] = bits
         if self.texts and bits & ~self.without:
-            fitting = self.text.get(r.text)
+            fitting = self.text.get(text)
             if fitting is None:
-                fitting = self.text[r.text] = self._by_text(r.text[:LONGEST])
+                fitting = self.text[text] = self._by_text(text[:LONGEST])
             bits &= fitting
-        asked = (r.tags, r.values)
-        fitting = self.asked.get(asked)
-        if fitting is None:
-            fitting = sum(bit for bit, tags, values in self.wanted if tags <= r.tags and values <= r.values)
-            self.asked[asked] = fitting
-        bits &= fitting
-        return (bits & -bits).bit_length() - 1
+        return bits
 
     def _by_text(self, text: str) -> int:
         if self.any is not None and not self.any.search(text):

@@ -12,8 +12,7 @@ nodes as they are from now on and an ordered, bounded list of effects out. Pure.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kiosk.batch.api import Host
@@ -25,7 +24,7 @@ from kiosk.scheduler.breaker import (
     succeeded,
 )
 from kiosk.scheduler.life import Change, Limits, Seen, step
-from kiosk.scheduler.model import Node, Supply
+from kiosk.scheduler.model import Node
 from kiosk.scheduler.numbers import launch, too_many
 from kiosk.scheduler.orphans import left_behind, orphans
 from kiosk.scheduler.plan import (
@@ -36,7 +35,6 @@ from kiosk.scheduler.plan import (
     by_node,
     cancel,
     drain,
-    is_idle,
     ordered,
     types_of_nodes,
 )
@@ -68,22 +66,6 @@ def reconcile(site: Site, rules: Rules) -> Plan:
             f"not known: {', '.join(what)}; nothing is launched, and nobody goes for being too many"
         )
     return Plan(tuple(work.changed.values()), work.learnt, ordered(work.effects, rules), tuple(work.notes))
-
-
-def supplies(nodes: Iterable[Node], hosts: Sequence[Host]) -> dict[str, Supply]:
-    """What each type has, for the control. A joined node that somebody else closed is no supply."""
-    there = {n.id: n for n in nodes}
-    found = by_node(there, hosts)
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for node in there.values():
-        host = found.get(node.id)
-        if node.phase in ("wanted", "launching", "booting"):
-            counts[node.type]["coming"] += 1
-        elif node.phase == "draining" or (node.phase == "joined" and host is not None and host.others):
-            counts[node.type]["draining"] += 1
-        elif node.phase == "joined":
-            counts[node.type]["idle" if host is not None and is_idle(host) else "busy"] += 1
-    return {name: Supply(c["coming"], c["busy"], c["idle"], c["draining"]) for name, c in counts.items()}
 
 
 def _live(site: Site, rules: Rules, work: Work, hosts: Mapping[str, Host]) -> list[VmState]:

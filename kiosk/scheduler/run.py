@@ -7,8 +7,10 @@ moment goes on where it was; with `observes` nothing is written in the ledger an
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -32,12 +34,21 @@ from kiosk.scheduler.state import Folder, metrics, status
 from kiosk.scheduler.tick import HORIZON, Decision, Farm, World, decide
 
 log = logger(__name__)
-Planned = Callable[[datetime], Sequence[Target] | None]
-"""The targets that a plan made before has for a moment; None where there is no plan."""
+Planned = Callable[[datetime], Sequence[Target]]
+"""The targets that a plan made before has for a moment; a KioskError where it has none."""
 
 
-def unplanned(_now: datetime) -> None:
-    """No plan: every tick decides."""
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's collector of cycles is off: a tick makes none, and it would look through all that a large farm is,
+    again and again."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 @dataclass
@@ -53,7 +64,7 @@ class Scheduler:
     table: CloudTable
     vms: Path
     contexts: Mapping[str, Path] = field(default_factory=dict)
-    planned: Planned = unplanned
+    planned: Planned | None = None
     observes: bool = False
     seconds: float = 240.0
     now: clock.Clock = clock.now
@@ -84,6 +95,10 @@ class Scheduler:
 
     def tick(self, ledger: Ledger) -> dict[str, Any]:
         """One tick; its status."""
+        with without_collector():
+            return self._tick(ledger)
+
+    def _tick(self, ledger: Ledger) -> dict[str, Any]:
         begun, now, asked = time.monotonic(), self.now(), self.batch.queries
         self.faults.clear()
         if not self.observes:
@@ -121,12 +136,17 @@ class Scheduler:
             memory=self.folder.memory(),
             gone=given_up(ledger, vms, hosts, self.farm.rules),
             born=now if self.observes else ledger.born(now),
-            targets=self.planned(now),
+            planned=self.planned is not None,
+            targets=self._targets(now),
             seed=time.time_ns(),
         )
         decision = decide(self.farm, world)
         self._record(now, decision.needs)
         return decision
+
+    def _targets(self, now: datetime) -> Sequence[Target] | None:
+        planned = self.planned
+        return None if planned is None else self._known("the plan", lambda: planned(now))
 
     def _do(self, ledger: Ledger, decision: Decision, work: Path) -> list[Result]:
         nodes = Nodes(

@@ -120,13 +120,15 @@ class Rule(Table):
 class BatchTable(Table):
     """`[batch]`: which batch system, where its commands are (`commands`, a folder; else PATH), and for LSF the folder
     of its event log (`events`), which then is followed instead of asking. `workload` is kiosk's own, without a batch
-    system: the jobs of `file` run in the VMs (docs/scheduler-workload.md)."""
+    system: the jobs of `file` run in the VMs (docs/scheduler-workload.md). With `plan`, a file of `kiosk scheduler
+    plan`, nothing is asked at all."""
 
     system: Literal["lsf", "slurm", "workload"]
     commands: Path | None = None
     events: Path | None = None
     file: Path | None = None
     timeout: Seconds = 60.0
+    plan: Path | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

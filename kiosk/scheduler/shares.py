@@ -241,25 +241,36 @@ class _Ladder:
             self.named[(share.queue, share.name)].append(share)
         self.of_queue = {queue for queue, _ in self.named if queue is not None}
         self.places: dict[Claim, tuple[int, Path]] = {}
+        self.known: dict[tuple[int, Path], tuple[int, Path]] = {}
 
     def lines(self, type: str, need: Need) -> list[_Line]:
-        """All claims of one type. Of who only holds nodes there is a line as well: its group has what it has."""
-        found = []
-        places, claims, holds = self.places, need.claims, need.holds
-        for claim, wanted in claims.items():
-            priority, path = places.get(claim) or self._place(claim)
-            found.append(_Line(type, priority, path, holds.get(claim, 0.0), wanted))
-        for claim, held in holds.items():
-            if claim not in claims:
-                found.append(_Line(type, *self._place(claim), held, 0.0))
+        """All claims of one type, those with one place in the tree as one. Of who only holds nodes there is a line as
+        well: its group has what it has."""
+        found: dict[int, _Line] = {}
+        places = self.places
+        for claim, wanted in need.claims.items():
+            place = places.get(claim) or self._place(claim)
+            line = found.get(id(place))
+            if line is None:
+                found[id(place)] = _Line(type, *place, 0.0, wanted)
+            else:
+                line.wanted += wanted
+        for claim, held in need.holds.items():
+            place = places.get(claim) or self._place(claim)
+            line = found.get(id(place))
+            if line is None:
+                line = found[id(place)] = _Line(type, *place, 0.0, 0.0)
+            line.held += held
         if not need.claims and need.pending > 0:
-            found.append(_Line(type, 0, (("", 1.0),), need.running, need.pending))
-        return found
+            return [*found.values(), _Line(type, 0, (("", 1.0),), need.running, need.pending)]
+        return list(found.values())
 
     def _place(self, claim: Claim) -> tuple[int, Path]:
         place = self.places.get(claim)
         if place is None:
-            place = self.places[claim] = (self.priorities.get(claim[0], 0), self._found(*claim))
+            place = (self.priorities.get(claim[0], 0), self._found(*claim))
+            # one object for each place, so that claims are told apart without looking at their paths
+            place = self.places[claim] = self.known.setdefault(place, place)
         return place
 
     def _found(self, queue: str, user: str, group: str) -> Path:

@@ -36,8 +36,8 @@ class Farm:
 
 @dataclass(frozen=True)
 class World:
-    """What a tick knows. `look` and `vms` are None where the batch system or the cloud could not be asked; `targets`
-    are given where a plan that was made before says them, and then no look is needed for them."""
+    """What a tick knows. `look` and `vms` are None where the batch system or the cloud could not be asked. Where it is
+    `planned`, the `targets` are those of a plan made before (None where it does not hold), whatever the look says."""
 
     now: datetime
     look: Look | None
@@ -50,6 +50,7 @@ class World:
     memory: Memory = field(default_factory=Memory)
     gone: frozenset[str] = frozenset()
     born: datetime | None = None
+    planned: bool = False
     targets: Sequence[Target] | None = None
     seed: int = 0
 
@@ -69,10 +70,10 @@ class Decision:
 
 
 def decide(farm: Farm, world: World) -> Decision:
-    """The decision. Without a look at the batch system no number changes: nodes stay, and only those go that the
-    cloud itself says have ended."""
+    """The decision. Without a look at the batch system, or a plan that holds where there is one, no number changes:
+    nodes stay, and only those go that the cloud itself says have ended."""
     found = _wanted(farm, world)
-    targets = world.targets if world.targets is not None else found.targets
+    targets = world.targets if world.planned else found.targets
     site = Site(
         now=world.now,
         types=farm.types,
@@ -92,7 +93,7 @@ def decide(farm: Farm, world: World) -> Decision:
 
 def _wanted(farm: Farm, world: World) -> Decision:
     """Numbers only."""
-    if world.look is None:
+    if world.look is None or world.planned:
         return Decision(Plan(), world.memory)
     nodes = list(world.nodes.values())
     own = supplies(world.look, nodes, farm.types)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from kiosk.errors import CorruptError
 from kiosk.model.flavour import Flavour
-from kiosk.scheduler.control import FASTEST, LONGEST, Memory, lifetime, targets
+from kiosk.scheduler.control import FASTEST, LONGEST, Memory, targets
 from kiosk.scheduler.forecast import Forecast
 from kiosk.scheduler.keep import EDGES, FIRST, IDLE_PART, MOST, Kept, seen, stay
 from kiosk.scheduler.model import Capacity, Need, NodeType, Supply, Target
@@ -132,14 +131,6 @@ def test_where_the_capacity_is_full_idle_nodes_go_before_others_are_launched() -
     supplies = {"a": Supply(idle=2), "b": Supply(busy=2, used=2)}
     found, _ = targets(types, {"b": pending(6)}, supplies, {}, {}, memory, later + LOOK, Capacity(nodes=10))
     assert {t.type: t.nodes for t in found} == {"a": 2, "b": 8}
-
-
-def test_lives_that_begin_together_end_spread_over_an_eighth_of_the_longest() -> None:
-    type = kind()
-    ends = sorted(lifetime(type, n) for n in range(1000, 1240))
-    assert type.lifetime * 0.875 <= ends[0] <= ends[-1] <= type.lifetime
-    gaps = [b - a for a, b in itertools.pairwise(ends)]
-    assert max(gaps) < 3 * type.lifetime / 8 / 240
 
 
 def test_memory_is_json_and_a_broken_one_is_said_to_be_broken() -> None:

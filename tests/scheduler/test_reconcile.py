@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kiosk.batch.api import Host
+from kiosk.batch.api import Host, Look
 from kiosk.cloud.api import VmState
 from kiosk.model.names import Version
 from kiosk.scheduler import execute
@@ -17,7 +17,7 @@ from kiosk.scheduler.model import Supply
 from kiosk.scheduler.orphans import type_of
 from kiosk.scheduler.placement import Hypervisor
 from kiosk.scheduler.plan import Rules
-from kiosk.scheduler.reconcile import supplies
+from kiosk.scheduler.supply import supplies
 from tests.simulators.site import IMAGE, TYPES, Machine, Scheduler, World, fast_folder
 
 
@@ -296,7 +296,7 @@ def test_supplies_tell_who_is_there_for_jobs(farm: Scheduler) -> None:
     nodes = list(farm.nodes().values())
     nodes[3] = replace(nodes[3], phase="booting")
     hosts = [farm.world._host(h) for h in farm.world.hosts.values()]
-    found = supplies(nodes, hosts)["worker"]
+    found = supplies(Look(farm.world.time.now(), hosts=hosts), nodes, TYPES)["worker"]
     assert (found.nodes + found.draining, found.coming) == (4, 1)
     assert isinstance(found, Supply)
 
@@ -321,12 +321,8 @@ def test_hostile_names_of_vms_and_hosts_are_nobody_s(farm: Scheduler) -> None:
     settled(farm, 1)
     vm = VmState("x", "x", "kiosk-worker-\x1b[2J", "?", (), "", "ready", farm.world.time.wall)
     assert type_of(vm.name, "kiosk") is None
-    assert (
-        supplies(farm.nodes().values(), [Host("", "open", 0, 0, 0), Host("..", "closed", 0, 0, 0)])[
-            "worker"
-        ].busy
-        == 1
-    )
+    look = Look(farm.world.time.now(), hosts=[Host("", "open", 0, 0, 0), Host("..", "closed", 0, 0, 0)])
+    assert supplies(look, farm.nodes().values(), TYPES)["worker"].busy == 1
 
 
 def test_a_guest_that_drains_is_no_longer_counted_and_its_successor_comes(farm: Scheduler) -> None:

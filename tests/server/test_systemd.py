@@ -9,6 +9,7 @@ import pytest
 
 from kiosk import data
 from kiosk.fleet.tokens import FleetKey
+from tests.batch.programs import install, recorded
 from tests.simulators.machine import Machine, can_boot
 from tests.simulators.published import PASSPHRASE, Kiosk, ready, without_fsync
 from tests.simulators.rolled import plan_of, publish_with_rollout
@@ -139,3 +140,56 @@ test "$(systemctl show -P ExecMainStatus kiosk-agent)" = 2
 journalctl -o cat -u kiosk-agent | grep "unknown key 'hots'"
 """
     )
+
+
+QEMU = (
+    "qemu-system-x86_64 -accel tcg -m 64 -display none -monitor none -serial none -pidfile /var/lib/kiosk/qemu.pid "
+    "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+)
+
+
+def test_the_scheduler_ticks_in_its_confinement_and_goes_on_after_it_was_killed(
+    kiosk: Kiosk, tmp_path: Path
+) -> None:
+    """LSF's commands run in there; its ledger, status and metrics are written; a VM that began there lives on."""
+    machine = installed(kiosk, tmp_path)
+    names = ("lsid", "bjobs", "bqueues", "bhosts", "lshosts")
+    folder = install(tmp_path / "lsf", {k: v for name in names for k, v in recorded(f"{name}.txt").items()})
+    for file in folder.iterdir():
+        machine.put(
+            f"/opt/lsf/bin/{file.name}", file.read_text().replace(str(tmp_path / "lsf"), "/opt/lsf"), 0o755
+        )
+    for file in (tmp_path / "lsf").glob("*.*"):
+        machine.put(f"/opt/lsf/{file.name}", file.read_text())
+    machine.put(
+        "/etc/kiosk/scheduler.toml",
+        'tick = "1 s"\n[batch]\nsystem = "lsf"\ncommands = "/opt/lsf/bin"\n'
+        '[types.worker]\nimage = "worker"\nflavour = "c2"\nmaximum = 4\n',
+    )
+    machine.put(
+        "/etc/systemd/system/kiosk-scheduler.service.d/soon.conf",
+        "[Service]\nRestartSec=1\nExecStart=\n"
+        f"ExecStart=/bin/sh -c '{QEMU} & exec /usr/bin/kiosk scheduler run'\n",
+    )
+    said = machine.run(
+        WAIT.partition("systemctl start")[0]
+        + """
+told=/var/lib/kiosk/scheduler/status.json
+ticked() { until_ "test $told -nt /mnt/since"; }
+touch /mnt/since; systemctl start kiosk-scheduler; ticked
+kiosk scheduler status; kiosk scheduler explain
+kiosk scheduler run --once && exit 8 || test $? = 4
+systemctl kill -s KILL --kill-whom=main kiosk-scheduler
+until_ 'test "$(systemctl show -P NRestarts kiosk-scheduler)" = 1'
+touch /mnt/since; ticked
+systemctl stop kiosk-scheduler
+test "$(systemctl show -P Result kiosk-scheduler)" = success
+tr '\\0' ' ' </proc/$(cat /var/lib/kiosk/qemu.pid)/cmdline | grep qemu-system
+grep kiosk_scheduler_target /var/lib/kiosk/scheduler/metrics.prom
+journalctl --no-pager -o cat -u kiosk-scheduler >/mnt/words
+"""
+    )
+    words = (machine.out / "words").read_text()
+    assert "nodes' worth of jobs wait" in said and 'kiosk_scheduler_target{type="worker"}' in said
+    assert "Traceback" not in words and "not permitted" not in words.lower()
+    assert "is unknown" not in words, words

@@ -48,7 +48,7 @@ def test_the_commands_exist(call: list[str]) -> None:
     assert "Usage" in run([sys.executable, "-m", "kiosk", *words, "--help"], timeout=60)
 
 
-@pytest.mark.parametrize(("name", "most"), [("agent", 28), ("serve", 16), ("rollout", 22)])
+@pytest.mark.parametrize(("name", "most"), [("agent", 28), ("serve", 16), ("rollout", 22), ("scheduler", 31)])
 def test_what_runs_all_the_time_is_confined(name: str, most: int, tmp_path: Path) -> None:
     """`most` is the exposure in tenths of systemd's points, of 100."""
     unit = tmp_path / f"kiosk-{name}.service"

@@ -10,12 +10,15 @@ and each boots in the same time. A draining node ends with its last job. Nodes w
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 from math import ceil
 
 from kiosk.batch.api import Pending, Requirements
+from kiosk.batch.ask import plain
 from kiosk.scheduler.mapping import Matcher, nodes_for
+from kiosk.scheduler.model import Unserved
 from kiosk.scheduler.simulate.pool import Pool, SimNode
 from kiosk.scheduler.simulate.view import Key, Policy, Sample, View
 from kiosk.scheduler.simulate.workload import Task, Workload
@@ -45,10 +48,12 @@ class _Reserved:
 
 @dataclass
 class Farm:
-    """One run of one workload under one policy: `run` does it all; the fields are what came out."""
+    """One run of one workload under one policy: `run` does it all; the fields are what came out. `told` is called with
+    how many jobs were submitted since the last call."""
 
     work: Workload
     policy: Policy
+    told: Callable[[int], object] | None = None
     pools: dict[str, Pool] = field(default_factory=dict)
     waiting: dict[Key, deque[Task]] = field(default_factory=dict)
     running: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
@@ -64,6 +69,8 @@ class Farm:
         self._matcher = Matcher(self.work.types, self.work.rules)
         self._fits: dict[Key, list[tuple[Pool, int]]] = {}
         self._kinds: dict[Key, int] = {}
+        self._lost: dict[Key, int] = defaultdict(int)
+        self._why: dict[Key, str] = {}
         self._priority = {q.name: q.priority for q in self.work.queues}
         self._weight = {s.name: s.shares for s in self.work.shares}
         self._has: dict[str, int] = defaultdict(int)
@@ -85,10 +92,12 @@ class Farm:
                 look += ceil((min(arrival, event) - look) / every) * every  # nothing new to see before
             self.now = min(arrival, event, look)
             self._account()
-            changed, before = False, self._number
+            changed, before, first = False, self._number, at
             while at < len(tasks) and tasks[at].submitted <= self.now:
                 changed |= self._arrive(tasks[at])
                 at += 1
+            if at > first and self.told is not None:
+                self.told(at - first)
             while self._events and self._events[0][0] <= self.now:
                 changed |= self._happen(*heappop(self._events)[2:])
             if changed:
@@ -103,6 +112,15 @@ class Farm:
             pool.end(self.now)
         return self
 
+    def unserved(self) -> list[Unserved]:
+        """The jobs that no type serves, the most first."""
+        found: dict[tuple[str, str, str, str], int] = defaultdict(int)
+        for key, jobs in self._lost.items():
+            found[(plain(key[0]), plain(key[1]), plain(key[3].text), self._why[key])] += jobs
+        return [
+            Unserved(jobs, *key) for key, jobs in sorted(found.items(), key=lambda item: (-item[1], item[0]))
+        ]
+
     def _account(self) -> None:
         if self._weight and len(self._queued) and all(self._queued.get(s, 0) for s in self._weight):
             for name in self._weight:
@@ -113,6 +131,7 @@ class Farm:
         key = (task.queue, task.user, task.group, task.requirements)
         if not self.fit(key):
             self.lost += 1
+            self._lost[key] += 1
             return False
         self.waiting.setdefault(key, deque()).append(task)
         self._queued[self._share(key)] += 1
@@ -123,6 +142,8 @@ class Farm:
         if key not in self._fits:
             fit = self._matcher.fit(Pending(*key, jobs=1, oldest=self.work.begin))
             self._fits[key] = [] if isinstance(fit, str) else [self._width(name, key[3]) for name, _ in fit]
+            if isinstance(fit, str):
+                self._why[key] = fit
             self._kinds[key] = len(self._kinds)
         return self._fits[key]
 
@@ -166,7 +187,8 @@ class Farm:
     def _look(self) -> bool:
         view = View(self, self.now)
         stopped = False
-        for name, nodes in self.policy.decide(view).items():
+        wanted = self.policy.decide(view)
+        for name, nodes in wanted.items():
             pool = self.pools[name]
             have = len(pool.nodes) - pool.draining
             # nodes that drain hold their place: the maximum is of VMs
@@ -179,7 +201,7 @@ class Farm:
         busy = sum(p.used / p.type.slots for p in self.pools.values())
         nodes_now = {name: len(pool.nodes) for name, pool in self.pools.items()}
         pending = sum(map(len, self.waiting.values()))
-        self.samples.append(Sample(self.now, pending, nodes_now, busy, dict(self._has)))
+        self.samples.append(Sample(self.now, pending, nodes_now, busy, dict(self._has), wanted))
         return stopped
 
     def _room(self, pool: Pool) -> int:

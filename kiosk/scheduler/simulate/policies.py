@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from math import ceil
 
 from kiosk.scheduler import control, shares
 from kiosk.scheduler.forecast import HOUR, HourRow, forecast
 from kiosk.scheduler.model import NodeType
+from kiosk.scheduler.replace import until
 from kiosk.scheduler.simulate.view import View
 
 
@@ -54,8 +56,9 @@ class Kiosk(_Plain):
         return {target.type: target.nodes for target in found}
 
     def lifetime(self, type: NodeType, ordinal: int) -> float:
-        """Spread."""
-        return control.lifetime(type, ordinal)
+        """Spread, as that of real nodes by their names."""
+        begins = datetime.fromtimestamp(0, timezone.utc)
+        return (until(f"{type.name}-{ordinal}", begins, type.lifetime) - begins).total_seconds()
 
     def _record(self, view: View, hour: int) -> None:
         for name, need in view.needs.items():

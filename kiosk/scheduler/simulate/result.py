@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kiosk.scheduler.simulate.farm import Farm
@@ -32,9 +32,9 @@ class Result:
     unfair: float | None
 
 
-def run(work: Workload, policy: Policy) -> tuple[Result, Farm]:
-    """One workload under one policy."""
-    farm = Farm(work, policy).run()
+def run(work: Workload, policy: Policy, told: Callable[[int], object] | None = None) -> tuple[Result, Farm]:
+    """One workload under one policy; `told` as in Farm."""
+    farm = Farm(work, policy, told).run()
     return measure(farm), farm
 
 

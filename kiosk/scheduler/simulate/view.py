@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -81,10 +81,11 @@ class View:
 
 @dataclass
 class Sample:
-    """The farm at one look."""
+    """The farm at one look. `wanted` is what the policy decided."""
 
     at: float
     pending: int
     nodes: dict[str, int]
     busy: float
     by_share: dict[str, int]
+    wanted: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,67 @@
+"""A batch system that is never asked: its hosts are what the guests themselves report through the cloud's list.
+
+A VM whose guest is ready has joined, and one that drains has closed itself; closing a host is telling its guest to
+drain, which does it in the real batch system (docs/life.md). Whether a host is idle is not known, so each counts as
+having one job until its guest, draining, says how many it has. Nothing is opened or removed: the guest leaves the batch
+system itself. What waits is not known either: the numbers come from a plan (kiosk/scheduler/dayplan.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kiosk import clock
+from kiosk.batch.api import Host, Look
+from kiosk.cloud.api import Cloud, VmState
+from kiosk.errors import BatchError
+from kiosk.scheduler.orphans import type_of
+
+
+@dataclass
+class Unasked:
+    """See BatchSystem. `prefix` begins the names of this farm's VMs."""
+
+    cloud: Cloud
+    prefix: str
+    now: clock.Clock = clock.now
+    queries: int = 0
+    """Always 0."""
+    _vms: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """See BatchSystem."""
+        return "a plan, and no batch system"
+
+    def look(self) -> Look:
+        """The hosts; the cloud's errors where its list can't be read."""
+        vms = [vm for vm in self.cloud.list_vms() if type_of(vm.name, self.prefix) is not None]
+        self._vms = {vm.name: vm.id for vm in vms}
+        return Look(self.now(), hosts=[host for vm in vms if (host := _host(vm)) is not None])
+
+    def close(self, host: str, reason: str) -> None:
+        """Tells the guest to drain. BatchError where the cloud can't."""
+        if not self.cloud.capabilities.drain:
+            raise BatchError(
+                "without a batch system a host is closed by its guest, and this cloud can't tell guests to drain",
+                where=self.cloud.name,
+                hint="Leave `plan` out of [batch], so that the batch system closes hosts.",
+            )
+        if host in self._vms:
+            self.cloud.drain(self._vms[host], reason)
+
+    def open(self, host: str) -> None:
+        """A guest that drains does not come back: nothing is done."""
+
+    def remove(self, host: str) -> None:
+        """Guests leave by themselves: nothing is done."""
+
+
+def _host(vm: VmState) -> Host | None:
+    """A VM as a host. A guest that drains closed itself, with a lock that is not ours to take away."""
+    if vm.phase in ("ready", "running"):
+        return Host(vm.name, "open", 1, 1, 1)
+    if vm.phase == "draining":
+        jobs = 1 if vm.jobs is None else vm.jobs
+        return Host(vm.name, "closed", 1, min(1, jobs), jobs, mine=True, others=True)
+    return None
