@@ -268,11 +268,12 @@ def asked(s: Settings, file: SchedulerSettings, cloud: QemuCloud, *, observe: bo
     from kiosk.batch.configured import batch_system
     from kiosk.batch.workload.driver import Workload
     from kiosk.scheduler.guests import FarmGuests
+    from kiosk.scheduler.unasked import Logged
 
     batch = file.batch
     if batch.system != "workload":
-        asks = batch.events is not None
-        return batch_system(batch.system, batch.commands, batch.events, batch.timeout, asks=asks)
+        found = batch_system(batch.system, batch.commands, batch.events, batch.timeout)
+        return found if batch.events is None else Logged(found, cloud, file.cloud.prefix)
     assert batch.file is not None
     guests = FarmGuests(cloud, file.node_types(s.flavours), file.cloud.prefix)
     return Workload(batch.file, state_folder(s).workload, guests, batch.timeout, observe)

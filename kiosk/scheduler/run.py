@@ -20,7 +20,7 @@ from kiosk import clock, files
 from kiosk.batch.api import BatchSystem, Look
 from kiosk.cloud.api import Cloud, VmState
 from kiosk.cloud.hostcache import HostCache
-from kiosk.errors import KioskError
+from kiosk.errors import BusyError, KioskError
 from kiosk.log import logger
 from kiosk.scheduler import catalogue
 from kiosk.scheduler.execute import Executor, Result, begin, given_up, moment
@@ -88,10 +88,13 @@ class Scheduler:
                     return
 
     def _ledger(self) -> Any:
-        if self.observes and self.folder.ledger.exists():
-            return Ledger.reading(self.folder.ledger)
         self.folder.root.mkdir(parents=True, exist_ok=True)
-        return Ledger.opened(self.folder.ledger)
+        if not self.observes:
+            return Ledger.opened(self.folder.ledger)
+        if not self.folder.ledger.exists():
+            with Ledger.opened(self.folder.ledger):
+                pass
+        return Ledger.reading(self.folder.ledger)
 
     def tick(self, ledger: Ledger) -> dict[str, Any]:
         """One tick; its status."""
@@ -115,8 +118,19 @@ class Scheduler:
             now, decision, results, ledger.nodes(), self.faults, time.monotonic() - begun,
             self.batch.queries - asked, self.observes,
         )  # fmt: skip
-        self.folder.publish(found, metrics(found, results))
+        if not self.observes or not self._another_runs():
+            self.folder.publish(found, metrics(found, results))
         return found
+
+    def _another_runs(self) -> bool:
+        """Whether a scheduler runs for this farm, whose words an observer leaves alone."""
+        if not self.folder.ledger.exists():
+            return False
+        try:
+            with Ledger.opened(self.folder.ledger):
+                return False
+        except BusyError:
+            return True
 
     def _decide(
         self, ledger: Ledger, now: datetime, look: Look | None, vms: Sequence[VmState] | None, work: Path

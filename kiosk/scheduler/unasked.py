@@ -8,13 +8,14 @@ system itself. What waits is not known either: the numbers come from a plan (kio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kiosk import clock
-from kiosk.batch.api import Host, Look
+from kiosk.batch.api import BatchSystem, Host, Look
 from kiosk.cloud.api import Cloud, VmState
-from kiosk.errors import BatchError
-from kiosk.scheduler.orphans import type_of
+from kiosk.errors import BatchError, UsageError
+from kiosk.model.flavour import Flavour
+from kiosk.scheduler.orphans import names_of, type_of
 
 
 @dataclass
@@ -65,3 +66,51 @@ def _host(vm: VmState) -> Host | None:
         jobs = 1 if vm.jobs is None else vm.jobs
         return Host(vm.name, "closed", 1, min(1, jobs), jobs, mine=True, others=True)
     return None
+
+
+@dataclass
+class Logged:
+    """A batch system that is followed by its event log alone, without a query. A host that has joined and had no job
+    yet is in no record of the log: it is what its guest reports, and has no job."""
+
+    log: BatchSystem
+    cloud: Cloud
+    prefix: str
+
+    @property
+    def name(self) -> str:
+        """See BatchSystem."""
+        return f"{self.log.name}, by its event log and the guests' reports"
+
+    @property
+    def queries(self) -> int:
+        """See BatchSystem."""
+        return self.log.queries
+
+    def look(self) -> Look:
+        """The log's look, with the hosts that the log does not know yet. Errors of both."""
+        found = self.log.look()
+        there = {name for host in found.hosts for name in names_of(host)}
+        vms = [vm for vm in self.cloud.list_vms() if type_of(vm.name, self.prefix) is not None]
+        more = [_unused(vm) for vm in vms if vm.phase == "ready" and vm.name not in there]
+        return replace(found, hosts=[*found.hosts, *more])
+
+    def close(self, host: str, reason: str) -> None:
+        """See BatchSystem."""
+        self.log.close(host, reason)
+
+    def open(self, host: str) -> None:
+        """See BatchSystem."""
+        self.log.open(host)
+
+    def remove(self, host: str) -> None:
+        """See BatchSystem."""
+        self.log.remove(host)
+
+
+def _unused(vm: VmState) -> Host:
+    try:
+        slots = Flavour.parse(vm.flavour).cores
+    except UsageError:
+        slots = 1
+    return Host(vm.name, "open", slots, 0, 0)
