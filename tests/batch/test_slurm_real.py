@@ -21,7 +21,7 @@ from kiosk.batch.slurm.driver import Slurm
 from kiosk.errors import BatchError
 from tests.contextualize.farm_machine import FarmMachine
 from tests.simulators.namespaces import Namespaces
-from tests.simulators.slurm import SlurmCluster, wait_for
+from tests.simulators.slurm import SlurmCluster, needs_control_groups, wait_for
 
 NODE = Node("wn-1.example.org", "debian-12-worker", "20261125.1")
 pytestmark = pytest.mark.slow
@@ -45,6 +45,7 @@ def cluster(home: Path) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="module")
 def machine(home: Path, cluster: SlurmCluster) -> Iterator[FarmMachine]:
+    needs_control_groups()
     root = home / "node"
     for folder in ("run/munge", "run/slurm", "spool"):
         (root / folder).mkdir(parents=True)

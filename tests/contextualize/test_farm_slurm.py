@@ -18,7 +18,7 @@ from contextualize.farm.driver import Node
 from contextualize.farm.slurm import Listed, tail, wants_cgroups
 from tests.contextualize.farm_machine import FarmMachine
 from tests.simulators.namespaces import Namespaces
-from tests.simulators.slurm import SlurmCluster, free_port, wait_for
+from tests.simulators.slurm import SlurmCluster, free_port, needs_control_groups, wait_for
 from tests.simulators.units import owner
 
 NODE = Node("wn-1.example.org", "debian-12-worker", "20261125.1")
@@ -42,6 +42,7 @@ def cluster(home: Path) -> Iterator[SlurmCluster]:
 
 @pytest.fixture
 def machine(home: Path) -> Iterator[FarmMachine]:
+    needs_control_groups()
     root = home / "node"
     for folder in ("run/munge", "run/slurm", "spool"):
         (root / folder).mkdir(parents=True)

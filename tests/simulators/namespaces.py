@@ -17,10 +17,7 @@ class Namespaces:
         for path in places:
             Path(path).mkdir(parents=True, exist_ok=True)
         mounts = "".join(f"mount --bind '{folder}' '{path}'\n" for path, folder in places.items())
-        cgroups = (
-            "mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup"  # slurmd wants them
-        )
-        script = f"{mounts}{cgroups}\nhostname {hostname}\necho there\nexec sleep infinity"
+        script = f"{mounts}hostname {hostname}\necho there\nexec sleep infinity"
         self._holder = subprocess.Popen(
             [*namespaces(), "--uts", "--mount-proc", "sh", "-ec", script],
             stdout=subprocess.PIPE,

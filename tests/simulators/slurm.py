@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.simulators.namespaces import Namespaces, signal_child
 
 CONF = """
@@ -166,6 +168,12 @@ class SlurmCluster:
             return subprocess.Popen(
                 self.namespaces.inside(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+
+def needs_control_groups() -> None:
+    """Skips a test that starts slurmd where it can't: in a chroot they are not mounted."""
+    if not os.path.ismount("/sys/fs/cgroup"):
+        pytest.skip("slurmd needs control groups, and none are mounted here")
 
 
 def wait_for(what: object, name: str, seconds: float = 20) -> None:
