@@ -22,6 +22,8 @@ log = logger(__name__)
 PIECE = 1 << 20
 MOST = 1 << 30
 SAID = 1 << 14
+SHOWN = 60
+"""So many characters of a word are shown in an error: a table's columns can be hundreds."""
 CHOICES = ("SQUEUE_", "SINFO_", "SSHARE_", "SACCT_", "LSB_BJOBS_", "LSB_BHOSTS_", "LSB_BQUEUES_")
 """Of whoever starts kiosk: variables that have a command leave out rows or columns."""
 
@@ -97,7 +99,7 @@ class Commands:
             hint = "`commands` in the table [batch] names the folder of the batch system's commands"
             raise BatchError(f"there is no program {name} {where}", hint=hint) from None
         self.queries += 1
-        shown = " ".join([name, *words])
+        shown = " ".join([name, *(plain(word, SHOWN) for word in words)])
         log.debug("ask %s", shown)
         with tempfile.TemporaryFile() as errors:
             yield from self._read(argv, shown, errors)
