@@ -21,6 +21,7 @@ from kiosk.scheduler.placement import Hypervisor
 from kiosk.scheduler.settings import CloudTable
 
 SHORTEST = 60
+LATER = 0.05
 NETWORK = Path("/sys/class/net")
 LIMITS = Limits(launch=30, vanish=30)
 """This host's own list is never behind: what it does not have is gone, and its place free."""
@@ -74,8 +75,10 @@ class Nodes:
         return order.checked(self.cache, self.metadata, planned, bundle)
 
     def _life(self, until: datetime | None, kind: NodeType) -> int:
+        """Until the guest drains by itself: a little after the scheduler, which keeps to `max_unavailable`, has it
+        drain; it is for a farm whose scheduler is away."""
         left = kind.lifetime if until is None else (until - self.now()).total_seconds()
-        return max(SHORTEST, int(left))
+        return max(SHORTEST, int(left + LATER * kind.lifetime))
 
     def _tap(self) -> str | None:
         """A tap that no VM has: without one at its end it has no carrier."""
