@@ -51,7 +51,7 @@ def test_a_node_joins_lsf_has_a_job_is_drained_and_leaves(farm: Farm, folder: Pa
         assert attested(farm, NODE)["attestation"]["farm"] == {"kind": "lsf", "name": "batch"}
         assert said("/opt/site/bin/bhosts", "-w", NODE).splitlines()[1].split()[:2] == [NODE, "ok"]
         log = said("journalctl", "-b", "-u", "kiosk-contextualize", "-o", "cat")
-        assert f"join: batch: waiting: lsload does not list {NODE}" in log
+        assert "join: batch: waiting: " in log, log  # for what, depends on when it looked
         assert "join: batch: open: lsload says ok, bhosts says ok" in log
         assert "[resource kiosk]" in said("cat", "/run/kiosk/lsf/lsf.conf")
         assert said("sh", "-c", DAEMONS).strip() == "3"
