@@ -28,7 +28,17 @@ class Namespaces:
 
     def inside(self, argv: Sequence[str]) -> list[str]:
         """The command that runs another one inside."""
-        return ["nsenter", f"--target={self.init}", "--root", "--wd", "--mount", "--uts", "--pid", "--", *argv]
+        return [
+            "nsenter",
+            f"--target={self.init}",
+            "--root",
+            "--wd",
+            "--mount",
+            "--uts",
+            "--pid",
+            "--",
+            *argv,
+        ]
 
     def close(self) -> None:
         """Ends all that runs inside."""

@@ -112,6 +112,13 @@ class SlurmCluster:
 
     def configure(self, most: int) -> None:
         """Writes slurm.conf and starts the controller."""
+        self._configured(most)
+        if self.controller.poll() is not None:  # somebody was quicker to take the port
+            self.port = self._conf["controller"] = free_port()
+            self._configured(most)
+        assert self.controller.poll() is None, "slurmctld ended"
+
+    def _configured(self, most: int) -> None:
         conf = CONF.format(**self._conf, most=most)
         for key, value in self._other.items():
             conf = re.sub(rf"^{key}=.*\n", "", conf, flags=re.MULTILINE) + f"{key}={value}\n"
@@ -119,7 +126,11 @@ class SlurmCluster:
         if self._cgroups:
             (self.home / "cgroup.conf").write_text("ConstrainCores=yes\nConstrainRAMSpace=yes\n")
         self.controller = self._start("slurmctld", ["slurmctld", "-D", "-f", f"{self.home}/slurm.conf"])
-        wait_for(lambda: self.ask("scontrol", "ping").returncode == 0, "slurmctld")
+
+        def settled() -> bool:
+            return self.controller.poll() is not None or self.ask("scontrol", "ping").returncode == 0
+
+        wait_for(settled, "slurmctld", 60)
 
     def stop_controller(self) -> None:
         """The controller ends; its state stays."""
