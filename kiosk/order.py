@@ -156,21 +156,28 @@ def checked(cache: HostCache, metadata: Path, planned: Plan, bundle: Path) -> Vm
     )
 
 
+def targets_of(bundle: Path) -> dict[str, Path]:
+    """The files of a bundle's signed targets by the targets' paths; only the files have a digest in their names."""
+    top = bundle / "targets"
+    return {
+        str((path.parent / path.name.partition(".")[2]).relative_to(top)): path
+        for path in sorted(top.rglob("*.json"))
+    }
+
+
 def make_bundle(cache: HostCache, metadata: Path, refs: tuple[Ref, ...], bundle: Path) -> None:
     """Exports the signed metadata for these versions, which must be the very ones in the cache. PolicyError when one
     of them was revoked."""
     export(metadata, [manifest_path(ref) for ref in refs], bundle)
-    signed, floors = {}, {}
-    for path in sorted((bundle / "targets").rglob("*.json")):
-        digest, _, name = path.name.partition(".")
-        target = str((path.parent / name).relative_to(bundle / "targets"))
-        if is_floor_path(target):
-            floors[target] = path.read_bytes()
-        else:
-            signed[parse_manifest_path(target)] = read_manifest(path.read_bytes(), where=digest)
+    found = targets_of(bundle)
+    signed = {
+        parse_manifest_path(target): read_manifest(path.read_bytes(), where=path.name.partition(".")[0])
+        for target, path in found.items()
+        if not is_floor_path(target)
+    }
     for ref in refs:
-        floor = floors.get(floor_path(ref))
-        if floor is not None and (fault := Floor.of(ref, floor).fault(ref)) is not None:
+        floor = found.get(floor_path(ref))
+        if floor is not None and (fault := Floor.of(ref, floor.read_bytes()).fault(ref)) is not None:
             raise PolicyError(
                 fault, hint=f"`kiosk sync` fetches a newer version of {ref.base}, once there is one."
             )

@@ -6,6 +6,7 @@ What can't be verified now is not offered, and of a name whose floor is not know
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from kiosk.log import logger
 from kiosk.model.floor import Floor
 from kiosk.model.names import (
     VERSION,
-    ImageRef,
     Ref,
     Version,
     floor_path,
@@ -24,6 +24,7 @@ from kiosk.model.names import (
     parse_ref,
     with_version,
 )
+from kiosk.order import targets_of
 from kiosk.scheduler.breaker import Images
 from kiosk.trust.bundle import export
 
@@ -66,8 +67,6 @@ def _here(cache: HostCache, name: Ref) -> list[Ref]:
 
 
 def _is_version(path: Path) -> bool:
-    import re
-
     return re.fullmatch(VERSION, path.name) is not None and (path / "manifest.json").is_file()
 
 
@@ -75,13 +74,5 @@ def _floor(ref: Ref, metadata: Path, work: Path) -> Version | None:
     """Below which version this name is revoked. NotFoundError where the version is not offered any more."""
     with files.scratch(work, prefix="signed-") as folder:
         export(metadata, [manifest_path(ref)], folder)
-        for path in sorted((folder / "targets").rglob("*.json")):
-            _, _, name = path.name.partition(".")
-            if str((path.parent / name).relative_to(folder / "targets")) == floor_path(ref):
-                return Version.parse(Floor.of(ref, path.read_bytes()).below)
-    return None
-
-
-def is_image(name: str) -> bool:
-    """Whether a name is that of an image."""
-    return isinstance(parse_ref(name), ImageRef)
+        floor = targets_of(folder).get(floor_path(ref))
+        return None if floor is None else Version.parse(Floor.of(ref, floor.read_bytes()).below)

@@ -82,12 +82,14 @@ def begin(ledger: Ledger, at: Moment) -> None:
     ledger.tick(at, shift)
 
 
-def known(what: str, look: Callable[[], Found]) -> Found | None:
-    """What a look found; None, with a warning, where it failed: then it is unknown, not empty."""
+def known(what: str, look: Callable[[], Found], faults: list[str]) -> Found | None:
+    """What a look found; None, with a warning and a word in `faults`, where it failed: it is unknown then, not
+    empty."""
     try:
         return look()
     except KioskError as e:
         log.warning("%s is unknown: %s", what, e)
+        faults.append(f"{what} is unknown: {e}")
         return None
 
 

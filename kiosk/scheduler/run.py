@@ -20,10 +20,10 @@ from kiosk import clock, files
 from kiosk.batch.api import BatchSystem, Look
 from kiosk.cloud.api import Cloud, VmState
 from kiosk.cloud.hostcache import HostCache
-from kiosk.errors import BusyError, KioskError
+from kiosk.errors import BusyError
 from kiosk.log import logger
 from kiosk.scheduler import catalogue
-from kiosk.scheduler.execute import Executor, Result, begin, given_up, moment
+from kiosk.scheduler.execute import Executor, Result, begin, given_up, known, moment
 from kiosk.scheduler.forecast import HourRow
 from kiosk.scheduler.history import History
 from kiosk.scheduler.ledger import Ledger
@@ -106,8 +106,8 @@ class Scheduler:
         self.faults.clear()
         if not self.observes:
             begin(ledger, moment(now))
-        look = self._known("the batch system", self.batch.look)
-        vms = self._known("the cloud", self.cloud.list_vms)
+        look = known("the batch system", self.batch.look, self.faults)
+        vms = known("the cloud", self.cloud.list_vms, self.faults)
         with files.scratch(self.folder.root, prefix="tick-") as work:
             decision = self._decide(ledger, now, look, vms, work)
             results = self._do(ledger, decision, work)
@@ -124,8 +124,6 @@ class Scheduler:
 
     def _another_runs(self) -> bool:
         """Whether a scheduler runs for this farm, whose words an observer leaves alone."""
-        if not self.folder.ledger.exists():
-            return False
         try:
             with Ledger.opened(self.folder.ledger):
                 return False
@@ -160,7 +158,7 @@ class Scheduler:
 
     def _targets(self, now: datetime) -> Sequence[Target] | None:
         planned = self.planned
-        return None if planned is None else self._known("the plan", lambda: planned(now))
+        return None if planned is None else known("the plan", lambda: planned(now), self.faults)
 
     def _do(self, ledger: Ledger, decision: Decision, work: Path) -> list[Result]:
         nodes = Nodes(
@@ -173,21 +171,12 @@ class Scheduler:
         ][:50]
         return results
 
-    def _known(self, what: str, look: Callable[[], Any]) -> Any:
-        """What a look found; None where it failed: then it is unknown, not empty."""
-        try:
-            return look()
-        except KioskError as e:
-            log.warning("%s is unknown: %s", what, e)
-            self.faults.append(f"{what} is unknown: {e}")
-            return None
-
     def _hours(self, now: datetime) -> Sequence[HourRow]:
         def rows() -> list[HourRow]:
             with History(self.folder.history) as history:
                 return history.rows(now, HORIZON)
 
-        return self._known("the history", rows) or []
+        return known("the history", rows, self.faults) or []
 
     def _record(self, now: datetime, needs: Mapping[str, Need]) -> None:
         def record() -> bool:
@@ -196,4 +185,4 @@ class Scheduler:
             return True
 
         if needs and not self.observes:
-            self._known("the history", record)
+            known("the history", record, self.faults)

@@ -36,7 +36,7 @@ class Unasked:
 
     def look(self) -> Look:
         """The hosts; the cloud's errors where its list can't be read."""
-        vms = [vm for vm in self.cloud.list_vms() if type_of(vm.name, self.prefix) is not None]
+        vms = _farms(self.cloud, self.prefix)
         self._vms = {vm.name: vm.id for vm in vms}
         return Look(self.now(), hosts=[host for vm in vms if (host := _host(vm)) is not None])
 
@@ -56,6 +56,10 @@ class Unasked:
 
     def remove(self, host: str) -> None:
         """Guests leave by themselves: nothing is done."""
+
+
+def _farms(cloud: Cloud, prefix: str) -> list[VmState]:
+    return [vm for vm in cloud.list_vms() if type_of(vm.name, prefix) is not None]
 
 
 def _host(vm: VmState) -> Host | None:
@@ -91,7 +95,7 @@ class Logged:
         """The log's look, with the hosts that the log does not know yet. Errors of both."""
         found = self.log.look()
         there = {name for host in found.hosts for name in names_of(host)}
-        vms = [vm for vm in self.cloud.list_vms() if type_of(vm.name, self.prefix) is not None]
+        vms = _farms(self.cloud, self.prefix)
         more = [_unused(vm) for vm in vms if vm.phase == "ready" and vm.name not in there]
         return replace(found, hosts=[*found.hosts, *more])
 

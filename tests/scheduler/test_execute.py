@@ -173,6 +173,8 @@ def test_a_look_that_fails_is_unknown_and_not_empty() -> None:
     def busy() -> list[int]:
         raise BusyError("locked")
 
-    assert known("the cloud", busy) is None
-    assert known("the cloud", list) == []
+    faults: list[str] = []
+    assert known("the cloud", busy, faults) is None
+    assert known("the cloud", list, faults) == []
+    assert faults == ["the cloud is unknown: locked"]
     assert moment(NOW).uptime > 0

@@ -367,7 +367,7 @@ class Scheduler:
         ledger.point = world.point  # type: ignore[method-assign]
         try:
             begin(ledger, time.moment())
-            vms, look = known("the cloud", world.list_vms), known("the batch system", world.look)
+            vms, look = known("the cloud", world.list_vms, []), known("the batch system", world.look, [])
             wanted = None if targets is None or look is None else [Target(t, n) for t, n in targets.items()]
             images = Images({IMAGE: list(reversed(world.versions))}, {IMAGE: world.floor})
             hosts = None if look is None else look.hosts
