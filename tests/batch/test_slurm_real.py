@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +18,7 @@ from kiosk.batch.configured import batch_system
 from kiosk.batch.slurm.driver import Slurm
 from kiosk.errors import BatchError
 from tests.contextualize.farm_machine import FarmMachine
-from tests.simulators.namespaces import Namespaces
-from tests.simulators.slurm import SlurmCluster, needs_control_groups, wait_for
+from tests.simulators.slurm import SlurmCluster, needs_control_groups, node_namespaces, reachable, wait_for
 
 NODE = Node("wn-1.example.org", "debian-12-worker", "20261125.1")
 pytestmark = pytest.mark.slow
@@ -29,11 +26,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A folder that munge's user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with reachable() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +41,7 @@ def cluster(home: Path) -> Iterator[SlurmCluster]:
 def machine(home: Path, cluster: SlurmCluster) -> Iterator[FarmMachine]:
     needs_control_groups()
     root = home / "node"
-    for folder in ("run/munge", "run/slurm", "spool"):
-        (root / folder).mkdir(parents=True)
-    namespaces = Namespaces({"/run/munge": root / "run/munge", "/run/slurm": root / "run/slurm"})
+    namespaces = node_namespaces(root)
     machine = FarmMachine(root, namespaces.inside)
     settings = {
         "controllers": cluster.address, "spool": "/var/spool/slurmd", "memory": "500",

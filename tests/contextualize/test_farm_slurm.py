@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +16,14 @@ from contextualize.farm import member, slurm
 from contextualize.farm.driver import Node
 from contextualize.farm.slurm import Listed, tail, wants_cgroups
 from tests.contextualize.farm_machine import FarmMachine
-from tests.simulators.namespaces import Namespaces
-from tests.simulators.slurm import SlurmCluster, free_port, needs_control_groups, wait_for
+from tests.simulators.slurm import (
+    SlurmCluster,
+    free_port,
+    needs_control_groups,
+    node_namespaces,
+    reachable,
+    wait_for,
+)
 from tests.simulators.units import owner
 
 NODE = Node("wn-1.example.org", "debian-12-worker", "20261125.1")
@@ -26,11 +31,8 @@ NODE = Node("wn-1.example.org", "debian-12-worker", "20261125.1")
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A folder that munge's user can reach."""
-    path = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with reachable() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,7 @@ def cluster(home: Path) -> Iterator[SlurmCluster]:
 def machine(home: Path) -> Iterator[FarmMachine]:
     needs_control_groups()
     root = home / "node"
-    for folder in ("run/munge", "run/slurm", "spool"):
-        (root / folder).mkdir(parents=True)
-    namespaces = Namespaces({"/run/munge": root / "run/munge", "/run/slurm": root / "run/slurm"})
+    namespaces = node_namespaces(root)
     yield FarmMachine(root, namespaces.inside)
     namespaces.close()
     shutil.rmtree(root)

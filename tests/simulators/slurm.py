@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,22 @@ class SlurmCluster:
             return subprocess.Popen(
                 self.namespaces.inside(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+
+@contextmanager
+def reachable() -> Iterator[Path]:
+    """A folder that munge's user can reach."""
+    path = Path(tempfile.mkdtemp(prefix="kiosk-slurm-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def node_namespaces(root: Path) -> Namespaces:
+    """Namespaces of a node whose files are below `root`, which is made."""
+    for folder in ("run/munge", "run/slurm", "spool"):
+        (root / folder).mkdir(parents=True)
+    return Namespaces({"/run/munge": root / "run/munge", "/run/slurm": root / "run/slurm"})
 
 
 def needs_control_groups() -> None:
