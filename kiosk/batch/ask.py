@@ -6,6 +6,7 @@ program that is not there, does not end, or prints too much is a BatchError like
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Generator, Mapping
@@ -22,6 +23,8 @@ log = logger(__name__)
 PIECE = 1 << 20
 MOST = 1 << 30
 SAID = 1 << 14
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
+"""A host's name, which is no option of a command and no list."""
 SHOWN = 60
 """So many characters of a word are shown in an error: a table's columns can be hundreds."""
 CHOICES = ("SQUEUE_", "SINFO_", "SSHARE_", "SACCT_", "LSB_BJOBS_", "LSB_BHOSTS_", "LSB_BQUEUES_")

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from kiosk import clock
 from kiosk.batch.api import Look, Share
-from kiosk.batch.ask import Answer, Commands, plain
+from kiosk.batch.ask import HOST, Answer, Commands, plain
 from kiosk.batch.lsf import hosts, jobs, queues
 from kiosk.batch.lsf.hosts import LOCK, MARK, Seat
 from kiosk.batch.lsf.jobs import Jobs
@@ -29,7 +29,6 @@ NO_HOST = re.compile(
     r"No such host|[Uu]nknown host|[Bb]ad host name|not (?:a )?(?:used by|in|known|found)|not exist"
 )
 DONE = re.compile(r"\.\.\. *done|already (?:closed|open)", re.IGNORECASE)
-HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 GROUPS = frozenset({"all", "allremote", "none", "others", "default"})
 """What LSF takes for many hosts."""
 BHOSTS = "host_name status max njobs run ssusp ususp rsv"
@@ -213,6 +212,6 @@ class Lsf:
 
 def hostname(host: str) -> str:
     """A host's name as an argument; BatchError for what can be none (an option, a path, a group of hosts)."""
-    if not HOSTNAME.fullmatch(host) or host.lower() in GROUPS:
+    if not HOST.fullmatch(host) or host.lower() in GROUPS:
         raise BatchError(f"{plain(host)!r} is no host's name")
     return host

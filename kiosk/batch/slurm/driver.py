@@ -9,7 +9,7 @@ from datetime import datetime
 
 from kiosk import clock
 from kiosk.batch.api import Host, Look
-from kiosk.batch.ask import Answer, Commands, plain
+from kiosk.batch.ask import HOST, Answer, Commands, plain
 from kiosk.batch.slurm import jobs, nodes, shares
 from kiosk.batch.slurm.nodes import MARK
 from kiosk.batch.slurm.values import unread
@@ -17,7 +17,6 @@ from kiosk.errors import BatchError
 
 NO_NODE = re.compile(r"[Ii]nvalid node name|not found|[Nn]o such node", re.IGNORECASE)
 NO_OPTION = re.compile(r"unrecognized option|invalid option|unknown option", re.IGNORECASE)
-NODE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 OPERATOR = "this needs a Slurm operator: run kiosk as SlurmUser or root, or make its user one with sacctmgr"
 
 
@@ -106,7 +105,7 @@ class Slurm:
 
     def _node(self, host: str) -> Host | None:
         """One node, asked by itself. None where slurmctld does not know it."""
-        if not NODE.fullmatch(host) or host.upper() == "ALL":
+        if not HOST.fullmatch(host) or host.upper() == "ALL":
             raise BatchError(f"{plain(host)!r} is no node's name", where=self.name)
         answer = self._run.ask("scontrol", "--oneliner", "show", "node", host)
         if NO_NODE.search(answer.text + answer.error):
